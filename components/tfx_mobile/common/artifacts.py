@@ -1,0 +1,55 @@
+"""Artifact types of our own, and how to find what is inside standard ones.
+
+Only the ladder, the candidates and the reduction have no standard type. They carry no PROPERTIES and an
+importable `module.Class` name, because Kubeflow Pipelines compiles no others.
+"""
+
+from pathlib import Path
+
+from tfx import types
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from tfx_mobile.common.errors import DataError
+
+
+class ModelLadder(types.Artifact):  # type: ignore[misc]
+    """Models of one training at rising sparsity: `ladder.json` and one Keras SavedModel per rung."""
+
+    TYPE_NAME = "tfx_mobile.ModelLadder"
+
+
+class ModelCandidates(types.Artifact):  # type: ignore[misc]
+    """TFLite files to choose from: `candidates.json` and one folder per candidate."""
+
+    TYPE_NAME = "tfx_mobile.ModelCandidates"
+
+
+class Reduction(types.Artifact):  # type: ignore[misc]
+    """What a dimensionality reduction did: `reduction.json`."""
+
+    TYPE_NAME = "tfx_mobile.Reduction"
+
+
+def split_pattern(examples: list[types.Artifact], split: str) -> list[str]:
+    """Returns the file patterns that hold the split's rows.
+
+    Args:
+      examples: One or more Examples artifacts.
+      split: For example 'train'.
+
+    Raises:
+      DataError: The artifact has no such split.
+    """
+    for artifact in examples:
+        known = artifact_utils.decode_split_names(artifact.split_names)
+        if split not in known:
+            raise DataError(
+                f"Examples must have the split {split!r}; got {', '.join(known) or 'none'} in {artifact.uri}."
+            )
+    return [f"{uri}/*" for uri in artifact_utils.get_split_uris(examples, split)]
+
+
+def serving_folder(model: types.Artifact) -> Path:
+    """Returns the `Format-Serving` folder of a Model artifact."""
+    return Path(path_utils.serving_model_path(model.uri))

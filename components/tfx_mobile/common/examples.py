@@ -1,0 +1,75 @@
+"""Reading tf.Examples as columns, in batches. Does not know which model they feed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import tensorflow as tf
+from tfx_bsl.coders import example_coder
+
+from tfx_mobile.common.errors import DataError
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+def read_batches(patterns: Sequence[str], *, batch_size: int) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of TFRecord files as Arrow record batches of list columns.
+
+    Args:
+      patterns: File patterns; files ending in .gz are gzip TFRecords, as TFX writes them.
+      batch_size: Rows per batch; the last one may be shorter.
+
+    Raises:
+      DataError: No file matches.
+    """
+    paths = sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern))
+    if not paths:
+        raise DataError(f"Examples must have at least one file; got none at {', '.join(patterns)}.")
+    decoder = example_coder.ExamplesToRecordBatchDecoder()
+    for compression in ("GZIP", ""):
+        chosen = [path for path in paths if path.endswith(".gz") == (compression == "GZIP")]
+        if chosen:
+            for batch in tf.data.TFRecordDataset(chosen, compression).batch(batch_size).as_numpy_iterator():
+                yield decoder.DecodeBatch(batch.tolist())
+
+
+def to_columns(batch: pa.RecordBatch, features: Mapping[str, tuple[Any, tuple[int, ...]]]) -> Columns:
+    """Returns the named features of a batch as dense arrays.
+
+    A value that is missing becomes 0 or the empty string, as in TFT's own examples; a phone does the same.
+
+    Args:
+      batch: Rows from `read_batches`.
+      features: By name, the NumPy dtype (np.bytes_ for strings) and the shape of one row.
+
+    Returns:
+      By name, shape (rows, *row_shape); strings as object arrays of bytes.
+
+    Raises:
+      DataError: A row has another number of values than its shape asks for.
+    """
+    return {name: _dense(batch, name, dtype, shape) for name, (dtype, shape) in features.items()}
+
+
+def _dense(batch: pa.RecordBatch, name: str, dtype: Any, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    is_string = np.dtype(dtype).kind in "SUO"
+    width = int(np.prod(row_shape, dtype=int))
+    filler: Any = b"" if is_string else 0
+    dense = np.full((batch.num_rows, width), filler, dtype=object if is_string else dtype)
+    position = batch.schema.get_field_index(name)
+    if position >= 0 and not pa.types.is_null(batch.column(position).type):
+        column = batch.column(position)
+        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        if wrong := sorted(set(np.unique(lengths).tolist()) - {0, width}):
+            raise DataError(
+                f"Feature {name!r} must have {width} values in each row; got rows with {wrong[0]}."
+            )
+        flat = column.flatten()
+        if is_string != (pa.types.is_binary(flat.type) or pa.types.is_large_binary(flat.type)):
+            raise DataError(
+                f"Feature {name!r} must be {'strings' if is_string else 'numbers'}; got {flat.type}."
+            )
+        dense[lengths == width] = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
+    return dense.reshape(batch.num_rows, *row_shape)

@@ -1,0 +1,147 @@
+"""The TFLite interpreter, chosen in one place: LiteRT (`ai_edge_litert`), the runtime phones use.
+
+`TFLiteModel` speaks in named features and rows; it hides signatures, batch resizing and quantised inputs
+and outputs. Does not measure time (size_latency_evaluator/latency.py) and imports neither TFX nor TensorFlow.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import interpreter as litert
+
+from tfx_mobile.common.errors import DataError
+
+SIGNATURE = "serving_default"
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One named input or output of a file.
+
+    Attributes:
+      name: Its name in the signature.
+      index: Its tensor index.
+      dtype: What the file stores: np.float32, np.int8, np.bytes_ (strings), ...
+      row_shape: Shape of one row, the leading batch dimension left out.
+      scale: Quantisation scale; 0 when the tensor is not quantised.
+      zero_point: The integer that stands for 0.0.
+    """
+
+    name: str
+    index: int
+    dtype: Any
+    row_shape: tuple[int, ...]
+    scale: float
+    zero_point: int
+
+
+class TFLiteModel:
+    """A loaded TFLite file: rows of named features in, float predictions out.
+
+    Args:
+      content: The file's bytes, or its path.
+      num_threads: Threads the interpreter may use; >= 1.
+
+    Raises:
+      DataError: The interpreter refuses the file, or it has no `serving_default` signature.
+    """
+
+    def __init__(self, content: bytes | Path, *, num_threads: int = 1) -> None:
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        try:
+            self.interpreter = litert.Interpreter(model_content=data, num_threads=num_threads)
+            signatures = self.interpreter.get_signature_list()
+            if SIGNATURE not in signatures:
+                raise DataError(
+                    f"A TFLite file must have the signature '{SIGNATURE}'; "
+                    f"got {sorted(signatures) or 'none'}."
+                )
+            self._runner = self.interpreter.get_signature_runner(SIGNATURE)
+            self.interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"LiteRT refuses the file: {str(error).strip()}") from error
+        self.inputs = _specs(self._runner.get_input_details())
+        self.outputs = _specs(self._runner.get_output_details())
+        self._batch_size = 0
+
+    def encode(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Returns the file's inputs for these rows: reshaped, cast and, where the file wants it, quantised.
+
+        Args:
+          columns: By feature name, shape (rows,) or (rows, *row_shape). Features that the file does not
+            take are left out.
+
+        Raises:
+          DataError: A feature the file takes is missing, or holds something other than its type.
+        """
+        if missing := sorted(set(self.inputs) - set(columns)):
+            raise DataError(
+                f"The file needs the features {', '.join(map(repr, sorted(self.inputs)))}; got rows without "
+                f"{', '.join(map(repr, missing))}."
+            )
+        return {name: _encode(spec, columns[name]) for name, spec in self.inputs.items()}
+
+    def predict(self, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Returns the predictions of all rows in one invocation.
+
+        Args:
+          columns: As for `encode`.
+
+        Returns:
+          Shape (rows, outputs): the file's outputs in name order, flattened by row, de-quantised.
+
+        Raises:
+          DataError: As `encode`, or the interpreter fails on these rows.
+        """
+        values = self.encode(columns)
+        rows = len(next(iter(values.values())))
+        try:
+            found = self._runner(**values)
+        except (ValueError, RuntimeError) as error:
+            raise DataError(f"LiteRT failed on a batch of {rows} rows: {str(error).strip()}") from error
+        parts = [_decode(spec, found[name]).reshape(rows, -1) for name, spec in sorted(self.outputs.items())]
+        return np.concatenate(parts, axis=1)
+
+
+def _specs(details: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorSpec]:
+    specs = {}
+    for name, detail in details.items():
+        scale, zero_point = detail["quantization"]
+        specs[name] = TensorSpec(
+            name=name,
+            index=int(detail["index"]),
+            dtype=detail["dtype"],
+            row_shape=tuple(int(n) for n in detail["shape"][1:]),
+            scale=float(scale) if np.issubdtype(detail["dtype"], np.integer) else 0.0,
+            zero_point=int(zero_point),
+        )
+    return specs
+
+
+def _encode(spec: TensorSpec, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    values = np.asarray(column)
+    values = values.reshape(len(values), *spec.row_shape)
+    if spec.dtype in (np.bytes_, np.object_):
+        if values.dtype.kind not in "SUO":
+            raise DataError(f"Feature {spec.name!r} must be strings; got {values.dtype}.")
+        return values.astype(np.bytes_) if values.dtype.kind == "U" else values.astype(object)
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"Feature {spec.name!r} must be numbers; got {values.dtype}.")
+    if spec.scale:
+        limits = np.iinfo(spec.dtype)
+        return np.clip(np.rint(values / spec.scale) + spec.zero_point, limits.min, limits.max).astype(
+            spec.dtype
+        )
+    return values.astype(spec.dtype)
+
+
+def _decode(spec: TensorSpec, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if spec.scale:
+        return ((values.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)).astype(np.float32)
+    return values.astype(np.float32)
