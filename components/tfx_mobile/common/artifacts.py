@@ -13,19 +13,19 @@ from tfx.utils import path_utils
 from tfx_mobile.common.errors import DataError
 
 
-class ModelLadder(types.Artifact):  # type: ignore[misc]
+class ModelLadder(types.Artifact):
     """Models of one training at rising sparsity: `ladder.json` and one Keras SavedModel per rung."""
 
     TYPE_NAME = "tfx_mobile.ModelLadder"
 
 
-class ModelCandidates(types.Artifact):  # type: ignore[misc]
+class ModelCandidates(types.Artifact):
     """TFLite files to choose from: `candidates.json` and one folder per candidate."""
 
     TYPE_NAME = "tfx_mobile.ModelCandidates"
 
 
-class Reduction(types.Artifact):  # type: ignore[misc]
+class Reduction(types.Artifact):
     """What a dimensionality reduction did: `reduction.json`."""
 
     TYPE_NAME = "tfx_mobile.Reduction"

@@ -135,13 +135,12 @@ def _encode(spec: TensorSpec, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
         raise DataError(f"Feature {spec.name!r} must be numbers; got {values.dtype}.")
     if spec.scale:
         limits = np.iinfo(spec.dtype)
-        return np.clip(np.rint(values / spec.scale) + spec.zero_point, limits.min, limits.max).astype(
-            spec.dtype
-        )
+        steps = np.rint(values / spec.scale) + spec.zero_point
+        return np.asarray(np.clip(steps, limits.min, limits.max), spec.dtype)
     return values.astype(spec.dtype)
 
 
 def _decode(spec: TensorSpec, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if spec.scale:
-        return ((values.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)).astype(np.float32)
+        return np.asarray((values.astype(np.float32) - spec.zero_point) * spec.scale, np.float32)
     return values.astype(np.float32)

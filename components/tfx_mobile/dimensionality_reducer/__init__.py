@@ -1,0 +1,1 @@
+"""DimensionalityReducer: transformed Examples and TransformGraph in, reduced ones out."""

@@ -1,0 +1,67 @@
+"""The TFX component: its channels, its settings, and what can be checked when a pipeline is built."""
+
+from collections.abc import Sequence
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import component_spec, standard_artifacts
+
+from tfx_mobile.common.artifacts import Reduction
+from tfx_mobile.common.fingerprint import source_fingerprint
+from tfx_mobile.dimensionality_reducer.config import PCA, ReducerConfig
+from tfx_mobile.dimensionality_reducer.executor import Executor
+
+
+class DimensionalityReducerSpec(types.ComponentSpec):
+    """Channels and parameters of DimensionalityReducer."""
+
+    INPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "transform_graph": component_spec.ChannelParameter(type=standard_artifacts.TransformGraph),
+    }
+    # TFX wants every name once over inputs, outputs and parameters: docs/adr/0002-output-names.md.
+    OUTPUTS = {  # noqa: RUF012
+        "reduced_examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "reduced_transform_graph": component_spec.ChannelParameter(type=standard_artifacts.TransformGraph),
+        "reduction": component_spec.ChannelParameter(type=Reduction),
+    }
+    PARAMETERS = {  # noqa: RUF012
+        "config": component_spec.ExecutionParameter(type=str),
+        "code": component_spec.ExecutionParameter(type=str),
+    }
+
+
+class DimensionalityReducer(base_beam_component.BaseBeamComponent):
+    """Fits reductions on the train split and applies them to every split and to the TransformGraph.
+
+    `reduced_examples` and `reduced_transform_graph` take the place of Transform's outputs: the graph is raw
+    features -> TFT -> reduction, so any Trainer and the phone do the same arithmetic. The label and every
+    feature that is not named pass through. `reduction` holds `reduction.json` with loadings and variances.
+
+    Args:
+      examples: Transformed Examples, with a split 'train'.
+      transform_graph: The TransformGraph they were made with.
+      reductions: What to reduce, for example `[PCA(inputs=("a", "b"), output="pca", n_components=0.99)]`.
+
+    Raises:
+      ConfigError: A setting is wrong.
+    """
+
+    SPEC_CLASS = DimensionalityReducerSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self, examples: types.BaseChannel, transform_graph: types.BaseChannel, reductions: Sequence[PCA]
+    ) -> None:
+        config = ReducerConfig(reductions=tuple(reductions))
+        super().__init__(
+            spec=DimensionalityReducerSpec(
+                examples=examples,
+                transform_graph=transform_graph,
+                config=config.to_json(),
+                code=source_fingerprint("tfx_mobile.dimensionality_reducer", "tfx_mobile.common"),
+                reduced_examples=types.Channel(type=standard_artifacts.Examples),
+                reduced_transform_graph=types.Channel(type=standard_artifacts.TransformGraph),
+                reduction=types.Channel(type=Reduction),
+            )
+        )

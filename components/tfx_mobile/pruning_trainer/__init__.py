@@ -1,0 +1,1 @@
+"""PruningTrainer: one training, a ladder of models from dense to sparse."""
