@@ -13,7 +13,8 @@ from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 from tfx.dsl.io import fileio
 from tfx.utils import io_utils
 
-from tfx_mobile.common.errors import ConfigError, DataError
+from tfx_mobile.common.errors import ConfigError
+from tfx_mobile.common.tft_graph import TransformFunction
 from tfx_mobile.dimensionality_reducer.config import ReducerConfig
 from tfx_mobile.dimensionality_reducer.core import Projection
 
@@ -56,7 +57,7 @@ def write(source: str, target: str, config: ReducerConfig, projections: Mapping[
       DataError: The graph was exported by TensorFlow 1 (`force_tf_compat_v1`).
     """
     output = tft.TFTransformOutput(source)
-    module = _compose(output.transform_savedmodel_dir, config, projections)
+    module = _compose(output, config, projections)
     tf.saved_model.save(module, f"{target}/{tft.TFTransformOutput.TRANSFORM_FN_DIR}")
     for folder in fileio.listdir(source):
         if folder != tft.TFTransformOutput.TRANSFORM_FN_DIR:
@@ -84,41 +85,21 @@ def reduced_schema(
     return reduced
 
 
-def _compose(saved_model: str, config: ReducerConfig, projections: Mapping[str, Projection]) -> tf.Module:
-    original = tf.saved_model.load(saved_model)
-    if not hasattr(original, "transform_fn"):
-        raise DataError(
-            f"The TransformGraph must be exported by TensorFlow 2; the one at {saved_model} is from "
-            "TensorFlow 1. Set force_tf_compat_v1=False in Transform."
-        )
-    function = original.transform_fn
-    if hasattr(function, "concrete_functions"):
-        function = function.concrete_functions[0]
-    signature = function.structured_input_signature[0][0]
-    graph_def = function.graph.as_graph_def()
+def _compose(
+    output: tft.TFTransformOutput, config: ReducerConfig, projections: Mapping[str, Projection]
+) -> tf.Module:
+    original = TransformFunction(output)
 
-    @tf.function(input_signature=[signature], autograph=False)
+    @tf.function(input_signature=[original.signature], autograph=False)
     def transform_fn(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        graph = tf.compat.v1.get_default_graph()
-        given = tf.nest.flatten(features, expand_composites=True)
-        captured = [graph.capture(tensor) for tensor in function.captured_inputs]
-        names = [tensor.name for tensor in function.inputs]
-        outputs = tf.graph_util.import_graph_def(
-            graph_def,
-            input_map=dict(zip(names, [*given, *captured], strict=True)),
-            return_elements=[tensor.name for tensor in function.outputs],
-            name="transform",
-        )
-        for copied, tensor in zip(outputs, function.outputs, strict=True):
-            copied.set_shape(tensor.shape)
-        structured = dict(
-            tf.nest.pack_sequence_as(function.structured_outputs, outputs, expand_composites=True)
-        )
-        reduced = {r.output: _project(structured, r.inputs, projections[r.output]) for r in config.reductions}
-        return {k: v for k, v in structured.items() if k not in config.dropped_features()} | reduced
+        transformed = original.copy_into_graph(features)
+        reduced = {
+            r.output: _project(transformed, r.inputs, projections[r.output]) for r in config.reductions
+        }
+        return {k: v for k, v in transformed.items() if k not in config.dropped_features()} | reduced
 
     module = tf.Module()
-    module.original = original  # owns the vocabulary tables and their files
+    module.original = original.trackable
     module.transform_fn = transform_fn
     transform_fn.get_concrete_function()
     return module

@@ -1,0 +1,98 @@
+"""A TransformGraph's function, to be copied into other graphs op by op.
+
+Copying keeps in sight which output needs which raw feature, so that the label and unused features can be
+left out. Only graphs that TensorFlow 2 exported (TFT's default) are read.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from tfx_mobile.common.errors import DataError
+
+
+class TransformFunction:
+    """The function raw features -> transformed features of a TransformGraph.
+
+    Args:
+      transform_output: Of the TransformGraph artifact.
+
+    Attributes:
+      signature: Raw feature name to its tensor spec, leading batch dimension included.
+      trackable: Owner of the graph's tables and files; keep it in the module that copies the graph.
+
+    Raises:
+      DataError: The graph was exported by TensorFlow 1 (`force_tf_compat_v1`).
+    """
+
+    def __init__(self, transform_output: tft.TFTransformOutput) -> None:
+        folder = transform_output.transform_savedmodel_dir
+        self.trackable = tf.saved_model.load(folder)
+        if not hasattr(self.trackable, "transform_fn"):
+            raise DataError(
+                f"The TransformGraph must be exported by TensorFlow 2; the one at {folder} is from "
+                "TensorFlow 1. Set force_tf_compat_v1=False in Transform."
+            )
+        function = self.trackable.transform_fn
+        if hasattr(function, "concrete_functions"):
+            function = function.concrete_functions[0]
+        self._function = function
+        self._graph_def = function.graph.as_graph_def()
+        self.signature: dict[str, Any] = function.structured_input_signature[0][0]
+        self._structured_outputs = tf.nest.pack_sequence_as(
+            function.graph.structured_outputs, function.graph.outputs, expand_composites=True
+        )
+
+    @property
+    def output_names(self) -> set[str]:
+        """Names of the transformed features."""
+        return set(self._structured_outputs)
+
+    def needed_inputs(self, outputs: Iterable[str]) -> set[str]:
+        """Returns the raw features that the named outputs are computed from."""
+        owners = {
+            tensor.op.name: name
+            for name, tensor in zip(self._flat_names(), self._function.inputs, strict=False)
+        }
+        waiting = [
+            tensor.op
+            for name in outputs
+            for tensor in tf.nest.flatten(self._structured_outputs[name], expand_composites=True)
+        ]
+        seen = {op.name for op in waiting}
+        while waiting:
+            sources = {tensor.op for tensor in waiting.pop().inputs}
+            waiting += [op for op in sources if op.name not in seen]
+            seen |= {op.name for op in sources}
+        return {owners[name] for name in seen if name in owners}
+
+    def copy_into_graph(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """Copies the ops into the graph that is being traced and returns the transformed features.
+
+        Args:
+          features: Every raw feature of `signature`; tensors or sparse tensors.
+        """
+        graph = tf.compat.v1.get_default_graph()
+        given = tf.nest.flatten(dict(features), expand_composites=True)
+        captured = [graph.capture(tensor) for tensor in self._function.captured_inputs]
+        names = [tensor.name for tensor in self._function.inputs]
+        outputs = tf.graph_util.import_graph_def(
+            self._graph_def,
+            input_map=dict(zip(names, [*given, *captured], strict=True)),
+            return_elements=[tensor.name for tensor in self._function.outputs],
+            name="transform",
+        )
+        for copied, tensor in zip(outputs, self._function.outputs, strict=True):
+            copied.set_shape(tensor.shape)
+        return dict(
+            tf.nest.pack_sequence_as(self._function.structured_outputs, outputs, expand_composites=True)
+        )
+
+    def _flat_names(self) -> list[str]:
+        return [
+            name
+            for name, spec in sorted(self.signature.items())
+            for _ in tf.nest.flatten(spec, expand_composites=True)
+        ]

@@ -1,0 +1,58 @@
+"""The arithmetic of a ladder: steps of a schedule, zeros counted, the rung that keeps its budget."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.ladder import LayerSparsity, Rung
+
+RAMP_SHARE = 0.5  # of a rung's steps: sparsity rises, then the rest is fine-tuned with fixed masks
+
+
+def ramp_steps(num_rows: int, batch_size: int, epochs: int) -> int:
+    """Returns the step at which a rung reaches its sparsity.
+
+    Raises:
+      DataError: There are fewer than two steps, so that sparsity could not rise.
+    """
+    steps = -(-num_rows // batch_size) * epochs
+    if steps < 2:
+        raise DataError(
+            f"A sparse rung needs at least 2 steps; {num_rows} rows in batches of {batch_size} over {epochs} "
+            f"epochs give {steps}. Lower batch_size or raise fine_tune_epochs."
+        )
+    return max(1, int(steps * RAMP_SHARE))
+
+
+def count_zeros(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[LayerSparsity, ...]:
+    """Returns the zeros in each weight, in the given order."""
+    return tuple(
+        LayerSparsity(weight=name, num_weights=int(values.size), num_zeros=int(np.count_nonzero(values == 0)))
+        for name, values in weights.items()
+    )
+
+
+def check_sparsity(layers: Sequence[LayerSparsity], target_fraction: float) -> None:
+    """Refuses weights that have fewer zeros than asked for.
+
+    A mask keeps round(size * (1 - sparsity)) weights, so a layer may be short by half a weight.
+
+    Raises:
+      DataError: A layer is short; the message has the table of all layers.
+    """
+    short = [x for x in layers if x.num_zeros < x.num_weights * target_fraction - 0.5 - 1e-9 * x.num_weights]
+    if short:
+        table = "; ".join(f"{x.weight} {x.num_zeros}/{x.num_weights}" for x in layers)
+        raise DataError(
+            f"Each pruned layer must be {target_fraction:.1%} zeros; '{short[0].weight}' is "
+            f"{short[0].num_zeros / short[0].num_weights:.1%}. All layers: {table}."
+        )
+
+
+def choose_rung(rungs: Sequence[Rung], max_increase_fraction: float) -> str:
+    """Returns the sparsest rung whose validation loss is within the budget over the dense model's."""
+    limit = rungs[0].validation["loss"] * (1 + max_increase_fraction)
+    return [rung.name for rung in rungs if rung is rungs[0] or rung.validation["loss"] <= limit][-1]

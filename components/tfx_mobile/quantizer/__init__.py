@@ -1,0 +1,1 @@
+"""Quantizer: models in, TFLite candidates out, preprocessing fused in."""

@@ -1,0 +1,46 @@
+"""What a conversion is asked to do. Settings only; the converter is in tflite.py."""
+
+import dataclasses
+import enum
+
+from tfx_mobile.common.errors import ConfigError
+from tfx_mobile.common.jsonable import Settings
+
+
+class Mode(enum.Enum):
+    """How weights and activations are stored.
+
+    Source: LiteRT's post-training quantisation guide.
+    """
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    DYNAMIC_RANGE = "dynamic_range"
+    INT8 = "int8"
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizerConfig(Settings):
+    """One set of candidates.
+
+    Attributes:
+      modes: Each rung is converted in each of them; float32 is always made for the dense model, because it
+        is what everything else is compared with.
+      calibration_split: Split that representative rows are drawn from; never the evaluation split.
+      calibration_rows: How many, at most; they give int8 its ranges and prove every candidate.
+      seed: Of the draw.
+    """
+
+    modes: tuple[Mode, ...] = tuple(Mode)
+    calibration_split: str = "train"
+    calibration_rows: int = 500
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.modes or len(set(self.modes)) != len(self.modes):
+            raise ConfigError(
+                f"modes must be one or more different modes of {', '.join(m.value for m in Mode)}; "
+                f"got {[m.value for m in self.modes]}."
+            )
+        if self.calibration_rows < 2:
+            raise ConfigError(f"calibration_rows must be at least 2; got {self.calibration_rows}.")

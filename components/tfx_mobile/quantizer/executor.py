@@ -1,0 +1,120 @@
+"""Do(): unpack, convert each rung in each mode, prove each file, write them."""
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_transform as tft
+import tf_keras
+from absl import logging
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+
+from tfx_mobile.common import candidates as candidates_io
+from tfx_mobile.common import examples as examples_io
+from tfx_mobile.common import files, ladder
+from tfx_mobile.common.artifacts import serving_folder, split_pattern
+from tfx_mobile.common.candidates import Candidate, CandidateSet
+from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.interpreter import TFLiteModel
+from tfx_mobile.quantizer import core, tflite
+from tfx_mobile.quantizer.config import Mode, QuantizerConfig
+
+_READ_ROWS = 4096
+
+
+class Executor(base_executor.BaseExecutor):
+    """Makes the candidates."""
+
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Converts, proves and writes; see Quantizer."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        config = QuantizerConfig.from_json(exec_properties["config"])
+        graph = input_dict.get("transform_graph")
+        transform_output = tft.TFTransformOutput(artifact_utils.get_single_uri(graph)) if graph else None
+        patterns = split_pattern(input_dict["examples"], config.calibration_split)
+        folder = Path(artifact_utils.get_single_uri(output_dict["candidates"]))
+
+        made: list[Candidate] = []
+        rows: dict[str, Any] = {}
+        for rung, sparsity, keras_folder in _rungs(input_dict):
+            model = tf_keras.models.load_model(keras_folder, compile=False)
+            fused = tflite.FusedModel(model, transform_output)
+            rows = rows or _calibration(patterns, fused, config)
+            made += _convert_rung(fused, rung, sparsity, rows, config, folder)
+        reference = made[0]
+        if reference.failure:
+            raise DataError(
+                "The dense float32 model must convert, because everything is compared with it; "
+                f"{reference.failure}."
+            )
+        calibration = {
+            "split": config.calibration_split,
+            "rows": str(len(next(iter(rows.values())))),
+            "seed": str(config.seed),
+            "sha256": core.fingerprint(rows),
+        }
+        CandidateSet(tuple(made), reference.name, transform_output is not None, calibration).write(folder)
+
+
+def _rungs(input_dict: dict[str, list[types.Artifact]]) -> Iterator[tuple[str, float, Path]]:
+    """Yields name, sparsity and SavedModel of each rung; a single model is a ladder of one."""
+    if input_dict.get("models"):
+        folder = Path(artifact_utils.get_single_uri(input_dict["models"]))
+        for rung in ladder.read(folder).rungs:
+            yield rung.name, rung.sparsity_fraction, folder / rung.name
+    else:
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        yield "model", 0.0, serving_folder(model)
+
+
+def _calibration(patterns: list[str], fused: tflite.FusedModel, config: QuantizerConfig) -> dict[str, Any]:
+    batches = examples_io.read_batches(patterns, batch_size=_READ_ROWS)
+    columns = (examples_io.to_columns(batch, fused.features) for batch in batches)
+    return core.draw_rows(columns, config.calibration_rows, config.seed)
+
+
+def _convert_rung(
+    fused: tflite.FusedModel,
+    rung: str,
+    sparsity: float,
+    rows: dict[str, Any],
+    config: QuantizerConfig,
+    folder: Path,
+) -> Iterator[Candidate]:
+    wanted = fused.predict(rows)
+    with tempfile.TemporaryDirectory() as temporary:
+        fused.save(Path(temporary))
+        for mode in sorted({Mode.FLOAT32, *config.modes}, key=list(Mode).index):
+            name = f"{rung}-{mode.value}"
+            blank = Candidate(name=name, rung=rung, mode=mode.value, sparsity_fraction=sparsity)
+            try:
+                content = tflite.convert(Path(temporary), mode, rows)
+                got = TFLiteModel(content).predict(rows)
+            except DataError as error:
+                logging.warning("Candidate %s does not count: %s", name, error)
+                yield dataclasses.replace(blank, failure=str(error))
+                continue
+            difference = core.compare(got, wanted, exact=mode is Mode.FLOAT32)
+            files.write_atomically(candidates_io.model_path(folder, name), content)
+            logging.info(
+                "Candidate %s: %d bytes, largest difference %g", name, len(content), difference.max_abs
+            )
+            yield dataclasses.replace(
+                blank,
+                failure=difference.failure,
+                sha256=hashlib.sha256(content).hexdigest(),
+                size_bytes=len(content),
+                gz_size_bytes=candidates_io.gz_size_bytes(content),
+                max_abs_error=difference.max_abs,
+                mean_abs_error=difference.mean_abs,
+            )
