@@ -1,0 +1,195 @@
+"""Reads a repository folder from a trusted root downwards, believing nothing that is not signed.
+
+Every file is checked as a phone checks it: signature, version, length, sha256. Two things differ, because a
+publisher has to be able to renew what has run out: expiry is reported by `check_fresh` and not on loading,
+and rollback is judged against `newest_timestamp`, the last version that the publisher remembers.
+Does not write and does not read target files.
+Source: The Update Framework 1.0.31, section 5, "Detailed client workflow".
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError, UnsignedMetadataError
+from tuf.api.metadata import (  # type: ignore[attr-defined]  # typed, but re-exported without saying so
+    DelegatedRole,
+    Metadata,
+    MetaFile,
+    Root,
+    Signed,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
+
+from tfx_mobile.common.errors import RegistryError
+from tfx_mobile.registry import names
+
+SignedT = TypeVar("SignedT", Root, Timestamp, Snapshot, Targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """The verified top of a repository, at one moment.
+
+    Attributes:
+      folder: The folder of the metadata files.
+      root: The newest root that the trusted one leads to.
+      timestamp: Signed by the root's timestamp key.
+      snapshot: The one the timestamp names.
+      targets: The one the snapshot names; delegates to one role per model.
+    """
+
+    folder: Path
+    root: Root
+    timestamp: Timestamp
+    snapshot: Snapshot
+    targets: Targets
+
+    def models(self) -> list[str]:
+        """Returns the models that have a delegated role, sorted."""
+        return sorted(model for role in self._roles() if (model := names.model_of_role(role)) is not None)
+
+    def role(self, model: str) -> Targets:
+        """Reads and verifies the role of `model`, one of `models()`.
+
+        Raises:
+          RegistryError: A file is missing, or differs from what was signed.
+        """
+        name = names.role_name(model)
+        role = _read_named(self.folder, name, Targets, self.snapshot.meta.get(f"{name}.json"), self.targets)
+        delegated = self._roles()[name]
+        if outside := sorted(path for path in role.targets if not delegated.is_delegated_path(path)):
+            raise RegistryError(
+                f"Role '{name}' must only sign paths of model '{model}'; got '{outside[0]}'. Somebody "
+                "else has used its key: take the key out of service."
+            )
+        return role
+
+    def _roles(self) -> Mapping[str, DelegatedRole]:
+        delegations = self.targets.delegations
+        return (delegations.roles if delegations else None) or {}
+
+
+def load_chain(folder: Path, trusted_root: bytes, *, where: str, newest_timestamp: int = 0) -> Chain:
+    """Reads and verifies root, timestamp, snapshot and targets.
+
+    Args:
+      folder: The folder of the metadata files.
+      trusted_root: A root that is trusted for another reason than lying in `folder`.
+      where: Where the trusted root comes from, for messages.
+      newest_timestamp: The version of the newest timestamp seen so far; 0 when none was.
+
+    Raises:
+      RegistryError: A file is missing, or differs from what was signed, or the timestamp is older than seen.
+    """
+    root = load_root(folder, trusted_root, where=where)
+    path = folder / "timestamp.json"
+    timestamp = _parsed(path, _read(path), Timestamp, root, Timestamp.type)
+    if timestamp.version < newest_timestamp:
+        raise RegistryError(
+            f"{path} must not be older than the last one signed, version {newest_timestamp}; got version "
+            f"{timestamp.version}. Somebody put an old copy of the repository in place: restore the newest."
+        )
+    snapshot = _read_named(folder, Snapshot.type, Snapshot, timestamp.snapshot_meta, root)
+    targets = _read_named(folder, Targets.type, Targets, snapshot.meta.get("targets.json"), root)
+    return Chain(folder, root, timestamp, snapshot, targets)
+
+
+def load_root(folder: Path, trusted_root: bytes, *, where: str) -> Root:
+    """Follows the roots in `folder` from a trusted one to the newest.
+
+    Raises:
+      RegistryError: The trusted root is no root, or a later root is not signed by the one before it.
+    """
+    source = Path(where)
+    root = _parsed(source, trusted_root, Root, None, Root.type)
+    _check_signature(source, Metadata[Root].from_bytes(trusted_root), root, Root.type)
+    while (path := folder / f"{root.version + 1}.root.json").exists():
+        content = _read(path)
+        newer = _parsed(path, content, Root, root, Root.type)
+        _check_signature(path, Metadata[Root].from_bytes(content), newer, Root.type)
+        if newer.version != root.version + 1:
+            raise RegistryError(
+                f"{path} must be root version {root.version + 1}; got {newer.version}. "
+                "Restore it from a backup."
+            )
+        root = newer
+    return root
+
+
+def check_fresh(name: str, signed: Signed, now: datetime.datetime) -> None:
+    """Checks that metadata has not run out.
+
+    Raises:
+      RegistryError: It has; `now` is at or after its expiry.
+    """
+    if signed.is_expired(now):
+        raise RegistryError(
+            f"Metadata '{name}' must not be expired; it ran out on {signed.expires:%Y-%m-%d %H:%M} UTC. "
+            "Run `tfx-mobile registry refresh` where the keys are."
+        )
+
+
+def _read_named(
+    folder: Path, name: str, kind: type[SignedT], meta: MetaFile | None, delegator: Root | Targets
+) -> SignedT:
+    if meta is None:
+        raise RegistryError(
+            f"Snapshot in {folder} must name '{name}'; it does not. Restore the repository from a backup."
+        )
+    path = folder / f"{meta.version}.{name}.json"
+    content = _read(path)
+    try:
+        meta.verify_length_and_hashes(content)
+    except LengthOrHashMismatchError as error:
+        raise RegistryError(
+            f"{path} must have the length and sha256 that were signed; {error}. "
+            "It was changed after signing: restore it from a backup."
+        ) from error
+    signed = _parsed(path, content, kind, delegator, name)
+    if signed.version != meta.version:
+        raise RegistryError(
+            f"{path} must be version {meta.version}; got {signed.version}. Restore it from a backup."
+        )
+    return signed
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise RegistryError(
+            f"Registry metadata must be at {path}; it is missing. Restore it from a backup."
+        ) from error
+    except OSError as error:
+        raise RegistryError(f"Registry metadata must be readable; {path}: {error.strerror}.") from error
+
+
+def _parsed(
+    path: Path, content: bytes, kind: type[SignedT], delegator: Root | Targets | None, name: str
+) -> SignedT:
+    try:
+        metadata = Metadata[SignedT].from_bytes(content)
+    except RepositoryError as error:
+        raise RegistryError(f"{path} must be TUF metadata; it is not. Restore it from a backup.") from error
+    if not isinstance(metadata.signed, kind):
+        raise RegistryError(
+            f"{path} must be {kind.type} metadata; got {metadata.signed.type}. Restore it from a backup."
+        )
+    if delegator is not None:
+        _check_signature(path, metadata, delegator, name)
+    return metadata.signed
+
+
+def _check_signature(path: Path, metadata: Metadata[SignedT], delegator: Root | Targets, name: str) -> None:
+    try:
+        delegator.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
+    except (UnsignedMetadataError, ValueError) as error:
+        raise RegistryError(
+            f"{path} must be signed by the key that the registry trusts for '{name}'; it is not. It was "
+            "changed or signed by somebody else: restore it from a backup, do not sign it again."
+        ) from error
