@@ -1,0 +1,1 @@
+"""SizeLatencyEvaluator: measures TFLite candidates as phones run them, chooses one and says why."""

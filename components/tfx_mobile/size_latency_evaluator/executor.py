@@ -1,0 +1,126 @@
+"""SizeLatencyEvaluator, the executor: unpack, evaluate, write."""
+
+from pathlib import Path
+from typing import Any
+
+from tfx import types
+from tfx.components.evaluator import constants
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from tfx_mobile.common import artifacts, candidates, files, jsonable
+from tfx_mobile.size_latency_evaluator import evaluation as evaluations
+from tfx_mobile.size_latency_evaluator import measure, report
+from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig
+from tfx_mobile.size_latency_evaluator.evaluation import Evaluation
+from tfx_mobile.size_latency_evaluator.examples import Features, Rows, read_rows
+
+TFLITE_FILE = "tflite"
+FIRST_RELEASE_PROPERTY = "first_release"
+FIGURES_PROPERTY = "figures"
+VERDICT_PROPERTY = "verdict"
+
+
+class Executor(base_executor.BaseExecutor):
+    """Evaluates the candidates and writes model, blessing and evaluation."""
+
+    def Do(  # noqa: N802 - TFX's name
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Measures, judges, chooses and writes.
+
+        Args:
+          input_dict: `candidates`, `examples`, and `baseline` where there is one.
+          output_dict: `model`, `blessing`, `evaluation`.
+          exec_properties: `config` as EvaluatorConfig's JSON.
+
+        Raises:
+          DataError: The rows, labels or candidates cannot be used.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        config = EvaluatorConfig.from_json(exec_properties["config"])
+        source = artifact_utils.get_single_instance(input_dict["candidates"])
+        baseline = _baseline(input_dict.get("baseline") or [])
+        # The split is looked up before anything is measured: a wrong name must not cost the measuring.
+        patterns = artifacts.split_pattern(input_dict["examples"], config.eval_split)
+
+        def rows(features: Features) -> Rows:
+            return read_rows(
+                patterns,
+                features,
+                label_key=config.label_key,
+                split=config.eval_split,
+                batch_size=config.batch_size,
+            )
+
+        found = measure.evaluate(
+            Path(source.uri),
+            config,
+            rows,
+            baseline=_tflite(baseline) if baseline else None,
+            first_release=baseline is None,
+        )
+        model = artifact_utils.get_single_instance(output_dict["model"])
+        _write_model(model, found, Path(source.uri))
+        _write_evaluation(artifact_utils.get_single_instance(output_dict["evaluation"]), found)
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        _write_blessing(blessing, found, model, baseline, self._component_id())
+
+    def _component_id(self) -> str:
+        node = self._context.pipeline_node if self._context else None
+        return str(node.node_info.id) if node else "SizeLatencyEvaluator"
+
+
+def _baseline(found: list[types.Artifact]) -> types.Artifact | None:
+    """Returns the baseline artifact; None for a first release."""
+    if not found:
+        return None
+    baseline = artifact_utils.get_single_instance(found)
+    return None if baseline.get_int_custom_property(FIRST_RELEASE_PROPERTY) == 1 else baseline
+
+
+def _tflite(model: types.Artifact) -> Path:
+    return artifacts.serving_folder(model) / TFLITE_FILE
+
+
+def _write_model(model: types.Artifact, found: Evaluation, source: Path) -> None:
+    folder = Path(path_utils.serving_model_dir(model.uri))
+    folder.mkdir(parents=True, exist_ok=True)
+    model.set_string_custom_property(FIGURES_PROPERTY, evaluations.figures(found))
+    if found.chosen:
+        content = candidates.model_path(source, found.chosen).read_bytes()
+        files.write_atomically(folder / TFLITE_FILE, content)
+
+
+def _write_evaluation(evaluation: types.Artifact, found: Evaluation) -> None:
+    folder = Path(evaluation.uri)
+    files.write_atomically(folder / evaluations.REPORT_FILE, report.render(found).encode())
+    content = jsonable.dumps(found.to_dict(), indent=2)
+    files.write_atomically(folder / evaluations.EVALUATION_FILE, content.encode())
+
+
+def _write_blessing(
+    blessing: types.Artifact,
+    found: Evaluation,
+    model: types.Artifact,
+    baseline: types.Artifact | None,
+    component_id: str,
+) -> None:
+    """Writes what the stock Pusher and Resolver read; the `blessed` property and its file go last."""
+    blessing.set_string_custom_property("component_id", component_id)
+    blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+    if baseline is not None:
+        blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline.uri)
+        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id)
+    blessing.set_string_custom_property(VERDICT_PROPERTY, evaluations.verdict_line(found))
+    blessing.set_int_custom_property(
+        constants.ARTIFACT_PROPERTY_BLESSED_KEY,
+        constants.BLESSED_VALUE if found.blessed else constants.NOT_BLESSED_VALUE,
+    )
+    name = constants.BLESSED_FILE_NAME if found.blessed else constants.NOT_BLESSED_FILE_NAME
+    files.write_atomically(Path(blessing.uri) / name, b"")

@@ -1,0 +1,117 @@
+"""The fresh process that times TFLite files, interleaved with each other. Imports NumPy and LiteRT only.
+
+All files are loaded, each is called with the inputs of a real row until it is warm, then they take turns in
+short blocks, in an order that turns too, until the time is up. Only the synchronous `invoke` is inside the
+clock: setting inputs is not. Compares nothing: that is core.py's work.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfx_mobile.common.errors import DataError
+from tfx_mobile.size_latency_evaluator import isolation
+from tfx_mobile.size_latency_evaluator.loaded import LoadedModel
+from tfx_mobile.size_latency_evaluator.prediction_worker import load_columns
+
+_BLOCK_NS = 400_000
+_MAX_BLOCK_CALLS = 100
+_MIN_BLOCK_CALLS = 5
+_ERRORS = (DataError, ValueError, RuntimeError, OSError)
+
+
+class _Timed:
+    """One loaded file with its rows and times."""
+
+    def __init__(self, path: Path, columns: dict[str, Any], warmup_calls: int) -> None:
+        self.model = LoadedModel(path.read_bytes())
+        self.model.release_runner()
+        encoded = self.model.encode(columns)
+        rows = len(next(iter(encoded.values())))
+        self.rows = [
+            [(spec.index, encoded[name][row : row + 1]) for name, spec in self.model.inputs.items()]
+            for row in range(rows)
+        ]
+        self.turn = 0
+        self.times: list[int] = []
+        self.next_row()
+        begin = time.perf_counter_ns()
+        self.model.interpreter.invoke()
+        self.first_call_ns = time.perf_counter_ns() - begin
+        warm = sorted(self.block(warmup_calls))
+        self.block_calls = min(
+            max(_BLOCK_NS // max(warm[len(warm) // 2], 1), _MIN_BLOCK_CALLS), _MAX_BLOCK_CALLS
+        )
+
+    def next_row(self) -> None:
+        for index, value in self.rows[self.turn % len(self.rows)]:
+            self.model.interpreter.set_tensor(index, value)
+        self.turn += 1
+
+    def block(self, calls: int) -> list[int]:
+        """Returns the nanoseconds of each of so many calls on the next row."""
+        self.next_row()
+        invoke, clock = self.model.interpreter.invoke, time.perf_counter_ns
+        times = []
+        for _ in range(calls):
+            begin = clock()
+            invoke()
+            times.append(clock() - begin)
+        return times
+
+
+def measure(job: dict[str, Any], busy: isolation.BusyNote) -> tuple[dict[str, Any], dict[str, str]]:
+    """Times all models of the job; an error of one model is its own."""
+    pinned = pin()
+    columns = load_columns(Path(job["rows"]))
+    timed: dict[str, _Timed] = {}
+    failures: dict[str, str] = {}
+    positions = {name: index for index, (name, _) in enumerate(job["models"])}
+    for name, path in job["models"]:
+        busy.write(positions[name])
+        try:
+            timed[name] = _Timed(Path(path), columns, int(job["warmup_calls"]))
+        except _ERRORS as error:
+            failures[name] = str(error).strip()
+    order = list(timed)
+    stop = time.monotonic() + float(job["seconds"])
+    while order and (
+        time.monotonic() < stop or min(len(timed[name].times) for name in order) < int(job["min_calls"])
+    ):
+        for name in list(order):
+            busy.write(positions[name])
+            try:
+                timed[name].times += timed[name].block(timed[name].block_calls)
+            except _ERRORS as error:
+                failures[name] = str(error).strip()
+                order.remove(name)
+        order = order[1:] + order[:1]
+    return {name: _figures(timed[name], pinned) for name in order}, failures
+
+
+def pin() -> bool:
+    """Pins this process to the last core it may use; returns whether the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        return False
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    return True
+
+
+def _figures(timed: _Timed, pinned: bool) -> dict[str, Any]:
+    p50, p90 = np.percentile(np.asarray(timed.times, dtype=np.float64), [50, 90])
+    return {
+        "p50_ns": float(p50),
+        "p90_ns": float(p90),
+        "init_ns": float(timed.model.init_ns),
+        "first_call_ns": float(timed.first_call_ns),
+        "calls": len(timed.times),
+        "pinned": pinned,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(isolation.main(sys.argv, measure))
