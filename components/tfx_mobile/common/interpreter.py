@@ -60,15 +60,14 @@ class TFLiteModel:
                     f"A TFLite file must have the signature '{SIGNATURE}'; "
                     f"got {sorted(signatures) or 'none'}."
                 )
-            self._runner = self.interpreter.get_signature_runner(SIGNATURE)
             self.interpreter.allocate_tensors()
+            self._runner = self.interpreter.get_signature_runner(SIGNATURE)
         except (ValueError, RuntimeError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"LiteRT refuses the file: {str(error).strip()}") from error
         self.inputs = _specs(self._runner.get_input_details())
         self.outputs = _specs(self._runner.get_output_details())
-        self._batch_size = 0
 
     def encode(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Returns the file's inputs for these rows: reshaped, cast and, where the file wants it, quantised.

@@ -39,6 +39,7 @@ class TransformFunction:
         if hasattr(function, "concrete_functions"):
             function = function.concrete_functions[0]
         self._function = function
+        self._captures = list(function.captured_inputs)
         self._graph_def = function.graph.as_graph_def()
         self.signature: dict[str, Any] = function.structured_input_signature[0][0]
         self._structured_outputs = tf.nest.pack_sequence_as(
@@ -68,6 +69,36 @@ class TransformFunction:
             seen |= {op.name for op in sources}
         return {owners[name] for name in seen if name in owners}
 
+    def rebuild_tables(self) -> list[tf.lookup.StaticHashTable]:
+        """Puts tables with the same content, held in constants, in the place of the graph's own.
+
+        TFLite's converter initialises such tables; of a table that was loaded from a SavedModel it loses the
+        initialiser. Returns the tables, for the caller to keep in its module.
+        """
+        finders = {
+            op.inputs[0].name: op
+            for op in self._function.graph.get_operations()
+            if op.type == "LookupTableFindV2"
+        }
+        tables = []
+        inner = self._function.graph.internal_captures
+        for position, placeholder in enumerate(inner):
+            if placeholder.name not in finders:
+                continue
+            find = finders[placeholder.name]
+            keys, values = tf.raw_ops.LookupTableExportV2(
+                table_handle=self._captures[position],
+                Tkeys=find.get_attr("Tin"),
+                Tvalues=find.get_attr("Tout"),
+            )
+            initializer = tf.lookup.KeyValueTensorInitializer(
+                keys.numpy(), values.numpy(), keys.dtype, values.dtype
+            )
+            table = tf.lookup.StaticHashTable(initializer, default_value=-1)
+            self._captures[position] = table.resource_handle
+            tables.append(table)
+        return tables
+
     def copy_into_graph(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """Copies the ops into the graph that is being traced and returns the transformed features.
 
@@ -76,7 +107,7 @@ class TransformFunction:
         """
         graph = tf.compat.v1.get_default_graph()
         given = tf.nest.flatten(dict(features), expand_composites=True)
-        captured = [graph.capture(tensor) for tensor in self._function.captured_inputs]
+        captured = [graph.capture(tensor) for tensor in self._captures]
         names = [tensor.name for tensor in self._function.inputs]
         outputs = tf.graph_util.import_graph_def(
             self._graph_def,

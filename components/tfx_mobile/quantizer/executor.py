@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import TFLiteModel
 from tfx_mobile.quantizer import core, tflite
 from tfx_mobile.quantizer.config import Mode, QuantizerConfig
+from tfx_mobile.quantizer.join import join
 
 _READ_ROWS = 4096
 
@@ -45,12 +45,13 @@ class Executor(base_executor.BaseExecutor):
         folder = Path(artifact_utils.get_single_uri(output_dict["candidates"]))
 
         made: list[Candidate] = []
-        rows: dict[str, Any] = {}
+        source: _Source | None = None
         for rung, sparsity, keras_folder in _rungs(input_dict):
-            model = tf_keras.models.load_model(keras_folder, compile=False)
-            fused = tflite.FusedModel(model, transform_output)
-            rows = rows or _calibration(patterns, fused, config)
-            made += _convert_rung(fused, rung, sparsity, rows, config, folder)
+            predictor = tflite.Predictor(tf_keras.models.load_model(keras_folder, compile=False))
+            source = source or _Source.of(predictor, transform_output, patterns, config)
+            made += _convert_rung(predictor, source, rung, sparsity, config, folder)
+        if source is None:
+            raise DataError("A ladder must have at least one rung; got none.")
         reference = made[0]
         if reference.failure:
             raise DataError(
@@ -59,9 +60,9 @@ class Executor(base_executor.BaseExecutor):
             )
         calibration = {
             "split": config.calibration_split,
-            "rows": str(len(next(iter(rows.values())))),
+            "rows": str(len(next(iter(source.rows.values())))),
             "seed": str(config.seed),
-            "sha256": core.fingerprint(rows),
+            "sha256": core.fingerprint(source.rows),
         }
         CandidateSet(tuple(made), reference.name, transform_output is not None, calibration).write(folder)
 
@@ -77,44 +78,69 @@ def _rungs(input_dict: dict[str, list[types.Artifact]]) -> Iterator[tuple[str, f
         yield "model", 0.0, serving_folder(model)
 
 
-def _calibration(patterns: list[str], fused: tflite.FusedModel, config: QuantizerConfig) -> dict[str, Any]:
-    batches = examples_io.read_batches(patterns, batch_size=_READ_ROWS)
-    columns = (examples_io.to_columns(batch, fused.features) for batch in batches)
-    return core.draw_rows(columns, config.calibration_rows, config.seed)
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What all rungs share: preprocessing and representative rows.
+
+    Attributes:
+      front: TFLite file of the preprocessing; None when the file is to take transformed features.
+      rows: What the file will be given.
+      inputs: What the model behind the preprocessing is given for the same rows.
+    """
+
+    front: bytes | None
+    rows: dict[str, Any]
+    inputs: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        predictor: tflite.Predictor,
+        transform_output: tft.TFTransformOutput | None,
+        patterns: list[str],
+        config: QuantizerConfig,
+    ) -> "_Source":
+        preprocessing = (
+            tflite.Preprocessing(transform_output, list(predictor.features)) if transform_output else None
+        )
+        features = preprocessing.features if preprocessing else predictor.features
+        batches = examples_io.read_batches(patterns, batch_size=_READ_ROWS)
+        columns = (examples_io.to_columns(batch, features) for batch in batches)
+        rows = core.draw_rows(columns, config.calibration_rows, config.seed)
+        if preprocessing is None:
+            return cls(None, rows, rows)
+        return cls(preprocessing.convert(), rows, preprocessing.apply(rows))
 
 
 def _convert_rung(
-    fused: tflite.FusedModel,
+    predictor: tflite.Predictor,
+    source: _Source,
     rung: str,
     sparsity: float,
-    rows: dict[str, Any],
     config: QuantizerConfig,
     folder: Path,
 ) -> Iterator[Candidate]:
-    wanted = fused.predict(rows)
-    with tempfile.TemporaryDirectory() as temporary:
-        fused.save(Path(temporary))
-        for mode in sorted({Mode.FLOAT32, *config.modes}, key=list(Mode).index):
-            name = f"{rung}-{mode.value}"
-            blank = Candidate(name=name, rung=rung, mode=mode.value, sparsity_fraction=sparsity)
-            try:
-                content = tflite.convert(Path(temporary), mode, rows)
-                got = TFLiteModel(content).predict(rows)
-            except DataError as error:
-                logging.warning("Candidate %s does not count: %s", name, error)
-                yield dataclasses.replace(blank, failure=str(error))
-                continue
-            difference = core.compare(got, wanted, exact=mode is Mode.FLOAT32)
-            files.write_atomically(candidates_io.model_path(folder, name), content)
-            logging.info(
-                "Candidate %s: %d bytes, largest difference %g", name, len(content), difference.max_abs
-            )
-            yield dataclasses.replace(
-                blank,
-                failure=difference.failure,
-                sha256=hashlib.sha256(content).hexdigest(),
-                size_bytes=len(content),
-                gz_size_bytes=candidates_io.gz_size_bytes(content),
-                max_abs_error=difference.max_abs,
-                mean_abs_error=difference.mean_abs,
-            )
+    wanted = predictor.apply(source.inputs)
+    for mode in sorted({Mode.FLOAT32, *config.modes}, key=list(Mode).index):
+        name = f"{rung}-{mode.value}"
+        blank = Candidate(name=name, rung=rung, mode=mode.value, sparsity_fraction=sparsity)
+        try:
+            model = predictor.convert(mode, source.inputs)
+            content = join(source.front, model) if source.front else model
+            got = TFLiteModel(content).predict(source.rows)
+        except DataError as error:
+            logging.warning("Candidate %s does not count: %s", name, error)
+            yield dataclasses.replace(blank, failure=str(error))
+            continue
+        difference = core.compare(got, wanted, exact=mode is Mode.FLOAT32)
+        files.write_atomically(candidates_io.model_path(folder, name), content)
+        logging.info("Candidate %s: %d bytes, largest difference %g", name, len(content), difference.max_abs)
+        yield dataclasses.replace(
+            blank,
+            failure=difference.failure,
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+            gz_size_bytes=candidates_io.gz_size_bytes(content),
+            max_abs_error=difference.max_abs,
+            mean_abs_error=difference.mean_abs,
+        )
