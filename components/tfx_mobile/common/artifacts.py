@@ -13,6 +13,9 @@ from tfx.utils import path_utils
 from tfx_mobile.common.errors import DataError
 
 
+TFLITE_FILE = "tflite"  # the name TFMA and the stock Evaluator look for
+
+
 class ModelLadder(types.Artifact):
     """Models of one training at rising sparsity: `ladder.json` and one Keras SavedModel per rung."""
 
@@ -53,3 +56,20 @@ def split_pattern(examples: list[types.Artifact], split: str) -> list[str]:
 def serving_folder(model: types.Artifact) -> Path:
     """Returns the `Format-Serving` folder of a Model artifact."""
     return Path(path_utils.serving_model_path(model.uri))
+
+
+def tflite_file(model: types.Artifact) -> Path:
+    """Returns the TFLite file of a Model artifact: `Format-Serving/tflite`, or the one `*.tflite` there.
+
+    Raises:
+      DataError: There is none, or more than one.
+    """
+    folder = serving_folder(model)
+    found = [folder / TFLITE_FILE] if (folder / TFLITE_FILE).exists() else sorted(folder.glob("*.tflite"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in sorted(folder.glob("*"))) or "nothing"
+        raise DataError(
+            f"A model for phones must have one TFLite file, '{TFLITE_FILE}' or '*.tflite'; "
+            f"got {names} in {folder}."
+        )
+    return found[0]

@@ -86,10 +86,10 @@ class _Joiner:
                     f"The first file must make {name!r}, an input of the second; it makes {names}."
                 )
             source = made[wanted[i]]
-            if main.tensors[source].type != tensor.type:
+            types = main.tensors[source].type, tensor.type
+            if types[0] != types[1]:
                 raise DataError(
-                    f"{name!r} must have the same type in both files; got types {main.tensors[source].type} and "
-                    f"{tensor.type}."
+                    f"{name!r} must have the same type in both files; got {types[0]} and {types[1]}."
                 )
             position.append(source)
         return position

@@ -1,0 +1,1 @@
+"""RegistryPusher: a blessed TFLite model goes, signed, into a mobile model registry."""

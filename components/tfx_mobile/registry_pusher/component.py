@@ -1,0 +1,73 @@
+"""The TFX component: its channels, its settings, and what can be checked when a pipeline is built."""
+
+import os
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import component_spec, standard_artifacts
+
+from tfx_mobile.common.fingerprint import source_fingerprint
+from tfx_mobile.registry_pusher.config import PusherConfig
+from tfx_mobile.registry_pusher.executor import Executor
+
+
+class RegistryPusherSpec(types.ComponentSpec):
+    """Channels and parameters of RegistryPusher."""
+
+    INPUTS = {  # noqa: RUF012
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    OUTPUTS = {  # noqa: RUF012
+        "pushed_model": component_spec.ChannelParameter(type=standard_artifacts.PushedModel),
+    }
+    PARAMETERS = {  # noqa: RUF012
+        "config": component_spec.ExecutionParameter(type=str),
+        "code": component_spec.ExecutionParameter(type=str),
+    }
+
+
+class RegistryPusher(base_component.BaseComponent):
+    """Publishes a blessed TFLite model in a mobile model registry, signed; publishes nothing else.
+
+    `pushed_model` has the custom properties of TFX's own Pusher (`pushed`, `pushed_destination`,
+    `pushed_version`) and, when nothing was pushed, `reason`.
+
+    Args:
+      model: A Model with a TFLite file in `Format-Serving` (`tflite` or one `*.tflite`).
+      blessing: SizeLatencyEvaluator's, or the stock Evaluator's.
+      registry: Folder of the registry; made, with its keys, on first use.
+      model_name: Lower-case letters, digits and dashes.
+      channel: What phones follow.
+      keys: Folder of the signing keys, outside the registry; by default `<registry>.keys` beside it.
+
+    Raises:
+      ConfigError: A name is not allowed.
+    """
+
+    SPEC_CLASS = RegistryPusherSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(
+        self,
+        model: types.BaseChannel,
+        blessing: types.BaseChannel,
+        registry: str | os.PathLike[str],
+        model_name: str,
+        channel: str = PusherConfig.channel,
+        keys: str | os.PathLike[str] = PusherConfig.keys,
+    ) -> None:
+        config = PusherConfig(
+            registry=os.fspath(registry), model_name=model_name, keys=os.fspath(keys), channel=channel
+        )
+        super().__init__(
+            spec=RegistryPusherSpec(
+                model=model,
+                blessing=blessing,
+                config=config.to_json(),
+                code=source_fingerprint(
+                    "tfx_mobile.registry_pusher", "tfx_mobile.registry", "tfx_mobile.common"
+                ),
+                pushed_model=types.Channel(type=standard_artifacts.PushedModel),
+            )
+        )
