@@ -274,8 +274,8 @@ def describe(gate: Gate) -> str:
         if gate.min_value is not None:
             return f"{name} >= {gate.min_value:g}"
         if gate.max_increase_fraction is not None:
-            return f"{name} increase <= {gate.max_increase_fraction:.4g}{versus}"
-        return f"{name} drop <= {gate.max_drop:.4g}{versus}"
+            return f"{name} increase <= {100 * gate.max_increase_fraction:.4g}%{versus}"
+        return f"{name} drop <= {100 * (gate.max_drop or 0.0):.4g} points{versus}"
     if isinstance(gate, SizeGate):
         if gate.max_bytes is not None:
             return f"size <= {gate.max_bytes:,} bytes"
