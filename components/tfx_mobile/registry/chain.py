@@ -38,6 +38,7 @@ class Chain:
     Attributes:
       folder: The folder of the metadata files.
       root: The newest root that the trusted one leads to.
+      root_json: Its verified bytes.
       timestamp: Signed by the root's timestamp key.
       snapshot: The one the timestamp names.
       targets: The one the snapshot names; delegates to one role per model.
@@ -45,6 +46,7 @@ class Chain:
 
     folder: Path
     root: Root
+    root_json: bytes
     timestamp: Timestamp
     snapshot: Snapshot
     targets: Targets
@@ -62,7 +64,11 @@ class Chain:
         name = names.role_name(model)
         role = _read_named(self.folder, name, Targets, self.snapshot.meta.get(f"{name}.json"), self.targets)
         delegated = self._roles()[name]
-        if outside := sorted(path for path in role.targets if not delegated.is_delegated_path(path)):
+        if outside := sorted(
+            path
+            for path in role.targets
+            if not (delegated.is_delegated_path(path) and names.is_path_of(model, path))
+        ):
             raise RegistryError(
                 f"Role '{name}' must only sign paths of model '{model}'; got '{outside[0]}'. Somebody "
                 "else has used its key: take the key out of service."
@@ -86,7 +92,7 @@ def load_chain(folder: Path, trusted_root: bytes, *, where: str, newest_timestam
     Raises:
       RegistryError: A file is missing, or differs from what was signed, or the timestamp is older than seen.
     """
-    root = load_root(folder, trusted_root, where=where)
+    root, root_json = load_root(folder, trusted_root, where=where)
     path = folder / "timestamp.json"
     timestamp = _parsed(path, _read(path), Timestamp, root, Timestamp.type)
     if timestamp.version < newest_timestamp:
@@ -96,18 +102,26 @@ def load_chain(folder: Path, trusted_root: bytes, *, where: str, newest_timestam
         )
     snapshot = _read_named(folder, Snapshot.type, Snapshot, timestamp.snapshot_meta, root)
     targets = _read_named(folder, Targets.type, Targets, snapshot.meta.get("targets.json"), root)
-    return Chain(folder, root, timestamp, snapshot, targets)
+    if targets.targets:
+        raise RegistryError(
+            f"Role 'targets' must only delegate; it signs '{min(targets.targets)}' itself. Somebody else has "
+            "used its key: take the key out of service."
+        )
+    return Chain(folder, root, root_json, timestamp, snapshot, targets)
 
 
-def load_root(folder: Path, trusted_root: bytes, *, where: str) -> Root:
+def load_root(folder: Path, trusted_root: bytes, *, where: str) -> tuple[Root, bytes]:
     """Follows the roots in `folder` from a trusted one to the newest.
+
+    Returns:
+      The newest root and its bytes, which are `trusted_root` when there is no newer one.
 
     Raises:
       RegistryError: The trusted root is no root, or a later root is not signed by the one before it.
     """
-    source = Path(where)
-    root = _parsed(source, trusted_root, Root, None, Root.type)
-    _check_signature(source, Metadata[Root].from_bytes(trusted_root), root, Root.type)
+    source, content = Path(where), trusted_root
+    root = _parsed(source, content, Root, None, Root.type)
+    _check_signature(source, Metadata[Root].from_bytes(content), root, Root.type)
     while (path := folder / f"{root.version + 1}.root.json").exists():
         content = _read(path)
         newer = _parsed(path, content, Root, root, Root.type)
@@ -118,7 +132,7 @@ def load_root(folder: Path, trusted_root: bytes, *, where: str) -> Root:
                 "Restore it from a backup."
             )
         root = newer
-    return root
+    return root, content
 
 
 def check_fresh(name: str, signed: Signed, now: datetime.datetime) -> None:

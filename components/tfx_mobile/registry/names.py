@@ -86,3 +86,8 @@ def channel_in_path(model: str, path: str) -> str | None:
         return None
     channel = parts[2].removesuffix(".json")
     return channel if _NAME.fullmatch(channel) and path == channel_path(model, channel) else None
+
+
+def is_path_of(model: str, path: str) -> bool:
+    """Returns whether `path` is one that `model_path` or `channel_path` gives; `m/../x` never is."""
+    return version_in_path(model, path) is not None or channel_in_path(model, path) is not None

@@ -263,6 +263,7 @@ class Registry:
           RegistryError: Names the first thing that is wrong.
         """
         now, chain = _now(), self._load()
+        self._check_roots(chain)
         found = [
             _verified(f"{chain.root.version}.root.json", Root.type, chain.root, now),
             _verified("timestamp.json", Timestamp.type, chain.timestamp, now),
@@ -303,6 +304,8 @@ class Registry:
                 self._renew_root(chain.root, now)
                 signed.append(Root.type)
                 chain = self._load()
+            if chain.root_json != self._trusted_root():
+                self._write_all([_Write(self.root_path, chain.root_json)], seen_at=self.root_path)
             due: dict[str, Targets] = {}
             for model in chain.models():
                 role = chain.role(model)
@@ -357,6 +360,21 @@ class Registry:
                 f"Trusted root of the registry must be at {self.root_path}; {error.strerror}. "
                 "Name the registry's own keys folder."
             ) from error
+
+    def _check_roots(self, chain: Chain) -> None:
+        """Checks that a phone with the very first root gets to the newest."""
+        path = self._metadata / "1.root.json"
+        try:
+            first = path.read_bytes()
+        except OSError as error:
+            raise RegistryError(
+                f"Registry metadata must be at {path}; {error.strerror}. Restore it from a backup."
+            ) from error
+        if load_root(self._metadata, first, where=str(path))[1] != chain.root_json:
+            raise RegistryError(
+                f"{path} must lead to the root that is trusted, {self.root_path}; it does not. "
+                "It was changed by somebody else: restore it from a backup."
+            )
 
     def _remembered(self) -> int:
         try:
@@ -442,7 +460,7 @@ class Registry:
             writes += made
         if self.root_path.exists():
             content = self._trusted_root()
-            root = load_root(self._metadata, content, where=str(self.root_path))
+            root, _ = load_root(self._metadata, content, where=str(self.root_path))
             signers = {name: self._signer(name, root, root) for name in _TOP_ROLES}
         else:
             root = Root(expires=now + ROOT_LIFETIME, consistent_snapshot=True)
@@ -531,7 +549,7 @@ class Registry:
         )
         content = _sign(newer, self._signer(Root.type, root, root))
         path = self._metadata / f"{newer.version}.root.json"
-        self._write_all([_Write(path, content), _Write(self.root_path, content)], seen_at=path)
+        self._write_all([_Write(path, content)], seen_at=path)
 
     def _signer(self, name: str, root: Root, targets: Root | Targets) -> CryptoSigner:
         delegator = root if name in _TOP_ROLES else targets

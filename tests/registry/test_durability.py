@@ -1,0 +1,166 @@
+"""Publishers that are killed, and publishers that come all at once. The processes and signals are real."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tfx_mobile.registry import store
+from tfx_mobile.registry.client import Client
+from tfx_mobile.registry.store import Registry
+
+
+class DyingRegistry(Registry):
+    """Kills its process at one write: before it, or when half of the temporary file is there."""
+
+    dies_at = 0
+    torn = False
+
+    def _write(self, path: Path, content: bytes, mode: int) -> None:
+        self.dies_at -= 1
+        if self.dies_at == 0:
+            if self.torn:
+                (path.parent).mkdir(parents=True, exist_ok=True)
+                (path.parent / f".{path.name}.torn").write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._write(path, content, mode)
+
+
+def _killed(act: Callable[[type[Registry]], object], dies_at: int, torn: bool) -> bool:
+    """Runs `act` in a process of its own; returns whether it was killed on the way."""
+    DyingRegistry.dies_at, DyingRegistry.torn = dies_at, torn
+    child = os.fork()
+    if child == 0:
+        try:
+            act(DyingRegistry)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def _creating(folder: Path) -> Callable[[type[Registry]], object]:
+    return lambda kind: kind.create(folder)
+
+
+def _publishing(folder: Path, model: str, content: bytes) -> Callable[[type[Registry]], object]:
+    return lambda kind: kind(folder).publish(model, content, metadata={})
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*") if path.name != ".lock"]
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
+def test_a_registry_whose_making_is_killed_anywhere_can_be_made_again(tmp_path: Path, torn: bool) -> None:
+    dies_at = 0
+    while True:
+        dies_at += 1
+        folder = tmp_path / str(dies_at)
+        was_killed = _killed(_creating(folder / "r"), dies_at, torn)
+        registry = Registry.open_or_create(folder / "r")
+        registry.publish("m", b"x", metadata={})
+        registry.verify()
+        phone = Client(str(registry.repository), root=registry.root_path, cache=folder / "phone")
+        assert phone.fetch("m").version == 1
+        assert not _leftovers(folder / "r") + _leftovers(registry.keys)
+        if not was_killed:
+            break
+    assert dies_at == 10 + 1  # four keys, root twice, targets, snapshot, timestamp twice
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
+@pytest.mark.parametrize(("model", "num_writes"), [("taxi-fare", 6), ("another", 8)])
+def test_a_publisher_killed_anywhere_leaves_all_or_nothing_and_the_next_goes_on(
+    registry: Registry, phone: Client, tmp_path: Path, torn: bool, model: str, num_writes: int
+) -> None:
+    version, dies_at = (3 if model == "taxi-fare" else 0), 0
+    phone.fetch("taxi-fare")
+    while True:
+        dies_at += 1
+        # a model that is not there yet: a new one each time
+        name = model if model == "taxi-fare" else f"{model}-{dies_at}"
+        content = b"content %d" % dies_at
+        was_killed = _killed(
+            _publishing(registry.repository, name, content),
+            dies_at,
+            torn,
+        )
+        registry.verify()
+        is_seen = name in registry.models() and len(registry.versions(name)) == version + 1
+        assert is_seen == (dies_at >= num_writes)  # the last write is only the publisher's memory
+        if version:
+            assert phone.fetch(name).version == version + is_seen
+        published = registry.publish(name, content, metadata={})
+        assert (published.version, published.created) == (version + 1, not is_seen)
+        registry.verify()
+        assert phone.fetch(name).path.read_bytes() == content
+        left = _leftovers(registry.repository)
+        assert not left
+        version = published.version if model == "taxi-fare" else 0
+        if not was_killed:
+            break
+    assert dies_at == num_writes + 1
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
+def test_a_refresh_killed_anywhere_can_be_done_again(
+    registry: Registry, phone: Client, torn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone.fetch("taxi-fare")
+    dies_at = 0
+    while True:
+        dies_at += 1
+        for name in ("ROOT_LIFETIME", "TARGETS_LIFETIME", "SNAPSHOT_LIFETIME"):
+            monkeypatch.setattr(store, name, getattr(store, name) * 2.5)
+        was_killed = _killed(lambda kind: kind(registry.repository).refresh(), dies_at, torn)
+        registry.verify()
+        assert phone.fetch("taxi-fare").version == 3
+        registry.refresh()
+        registry.verify()
+        assert phone.fetch("taxi-fare").version == 3
+        assert not _leftovers(registry.repository) + _leftovers(registry.keys)
+        if not was_killed:
+            break
+    assert dies_at == 7 + 1  # root twice, model, targets, snapshot, timestamp twice
+
+
+PUBLISHER = """
+import pathlib, sys
+from tfx_mobile.registry.store import Registry
+
+folder, who = pathlib.Path(sys.argv[1]), sys.argv[2]
+for number in range(4):
+    content = f"{who} {number}".encode()
+    Registry.open_or_create(folder).publish(f"model-{number % 2}", content, metadata={"who": who})
+"""
+
+
+def test_eight_publishers_at_once_lose_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "registry"
+    publishers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISHER, str(folder), str(who)], stderr=subprocess.PIPE, text=True
+        )
+        for who in range(8)
+    ]
+    ends = [(publisher.communicate()[1], publisher.returncode) for publisher in publishers]
+    assert ends == [("", 0)] * 8
+    registry = Registry(folder)
+    registry.verify()
+    phone = Client(str(folder), root=registry.root_path, cache=tmp_path / "phone")
+    for number in range(2):
+        model = f"model-{number}"
+        assert [record.version for record in registry.versions(model)] == list(range(1, 17))
+        found = {phone.fetch(model, version=version).path.read_bytes() for version in range(1, 17)}
+        assert found == {f"{who} {n}".encode() for who in range(8) for n in (number, number + 2)}
+        assert registry.channels(model) == {"stable": 16}
