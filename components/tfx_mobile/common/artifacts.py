@@ -12,7 +12,6 @@ from tfx.utils import path_utils
 
 from tfx_mobile.common.errors import DataError
 
-
 TFLITE_FILE = "tflite"  # the name TFMA and the stock Evaluator look for
 
 

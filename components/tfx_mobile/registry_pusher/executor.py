@@ -42,7 +42,10 @@ class Executor(base_executor.BaseExecutor):
         content = artifacts.tflite_file(model).read_bytes()
         registry = Registry.open_or_create(Path(config.registry), Path(config.keys) if config.keys else None)
         published = registry.publish(
-            config.model_name, content, channel=config.channel, metadata=self._metadata(model, blessing)
+            config.model_name,
+            content,
+            channel=config.channel,
+            metadata=self._metadata(model, blessing),
         )
         files.write_atomically(Path(pushed.uri) / artifacts.TFLITE_FILE, content)
         pushed.set_int_custom_property("pushed", 1)
@@ -51,7 +54,7 @@ class Executor(base_executor.BaseExecutor):
         logging.info("%s is version %d in %s.", config.model_name, published.version, config.registry)
 
     def _metadata(self, model: types.Artifact, blessing: types.Artifact) -> dict[str, Any]:
-        """What is signed with the version: the chosen candidate's figures, the verdict, where it came from."""
+        """What is signed with the version: the candidate's figures, the verdict, where it came from."""
         figures = model.get_string_custom_property(FIGURES_PROPERTY)
         context = self._context
         return {
