@@ -1,0 +1,229 @@
+"""The command line, run as its users run it."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tfx_mobile
+from tfx_mobile import cli
+from tfx_mobile.registry.store import Registry
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    registry = Registry.create(tmp_path / "registry")
+    registry.publish("taxi-fare", b"one", metadata={"metrics": {"rmse_ppm": 12}, "candidate": "int8"})
+    registry.publish("taxi-fare", b"two", channel="beta", metadata={})
+    return registry
+
+
+def _run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def _error(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("tfx-mobile: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_takes_less_than_half_a_second() -> None:
+    command = [sys.executable, "-m", "tfx_mobile.cli", "--help"]
+    subprocess.run(command, capture_output=True, check=True)
+    spent_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        spent_s.append(time.perf_counter() - start)
+    assert min(spent_s) < 0.5  # the least of five: a busy machine is not the command's fault
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom tfx_mobile import cli\n"
+        "try:\n    cli.main(['registry', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'tuf', 'tfx', 'tensorflow', 'numpy', 'cryptography'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"tfx-mobile {tfx_mobile.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["registry"], ["nonsense"], ["registry", "list"]])
+def test_a_command_that_is_not_whole_shows_its_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(arguments)
+    assert capsys.readouterr().err.startswith("usage: tfx-mobile")
+
+
+def test_init_makes_a_registry_and_says_where_the_root_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("registry", "init", tmp_path / "r") == 0
+    out = capsys.readouterr().out
+    root = tmp_path / "r.keys" / "root.json"
+    assert f"root      {root}" in out
+    assert f"sha256:{hashlib.sha256(root.read_bytes()).hexdigest()}" in out
+    assert _run("registry", "init", tmp_path / "r") == 2
+    assert f"There must be no registry at {tmp_path / 'r'} yet; there is one." in _error(capsys)
+
+
+def test_keys_can_be_kept_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for action in ("init", "verify", "refresh", "list"):
+        assert _run("registry", action, tmp_path / "r", "--keys", tmp_path / "k") == 0
+    assert (tmp_path / "k" / "root.pem").exists()
+    assert not (tmp_path / "r.keys").exists()
+    assert _run("registry", "list", tmp_path / "r") == 2
+
+
+def test_list_shows_models_and_channels(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("registry", "list", registry.repository) == 0
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][0] == "MODEL"
+    assert lines[1][0] == "taxi-fare"
+    assert lines[1][-1].strip() == "beta -> 2, stable -> 1"
+    assert _run("registry", "list", registry.repository, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"model": "taxi-fare", "newest": 2, "versions": 2, "channels": {"beta": 2, "stable": 1}}
+    ]
+
+
+def test_list_of_an_empty_registry_is_a_heading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Registry.create(tmp_path / "r")
+    assert _run("registry", "list", tmp_path / "r") == 0
+    assert capsys.readouterr().out == "MODEL  NEWEST  VERSIONS  CHANNELS\n"
+
+
+def test_show_says_what_was_signed(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("registry", "show", registry.repository, "taxi-fare") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["metrics.rmse_ppm", "12"] in rows
+    assert ["sha256", hashlib.sha256(b"one").hexdigest()] in rows
+    assert _run("registry", "show", registry.repository, "taxi-fare", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["channels"] == {"beta": 2, "stable": 1}
+    assert shown["versions"][0]["metadata"] == {"metrics": {"rmse_ppm": 12}, "candidate": "int8"}
+
+
+def test_verify_lists_the_files_or_names_the_one_that_is_wrong(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("registry", "verify", registry.repository) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "9 files are as they were signed."
+    next((registry.repository / "targets" / "taxi-fare" / "1").iterdir()).write_bytes(b"bad")
+    assert _run("registry", "verify", registry.repository) == 2
+    assert "Target 'taxi-fare/1/model.tflite' must have the length and sha256" in _error(capsys)
+
+
+def test_refresh_says_what_it_signed(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("registry", "refresh", registry.repository) == 0
+    assert capsys.readouterr().out == "signed timestamp\n"
+
+
+def test_fetch_writes_the_file_and_says_which_root_it_trusts(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch = (
+        "registry",
+        "fetch",
+        "taxi-fare",
+        "--from",
+        registry.repository,
+        "--to",
+        tmp_path / "x" / "m.tflite",
+    )
+    assert _run(*fetch) == 0
+    assert (tmp_path / "x" / "m.tflite").read_bytes() == b"one"
+    out, err = capsys.readouterr()
+    assert out.startswith(f"taxi-fare version 1  sha256:{hashlib.sha256(b'one').hexdigest()}  3 bytes  ")
+    assert err.startswith(f"tfx-mobile: trusting {registry.root_path} sha256:")
+    assert _run(*fetch, "--channel", "beta") == 0
+    assert (tmp_path / "x" / "m.tflite").read_bytes() == b"two"
+    assert _run(*fetch, "--version", "1", "--root", registry.root_path) == 0
+    assert (tmp_path / "x" / "m.tflite").read_bytes() == b"one"
+    assert capsys.readouterr().err.count("trusting") == 1  # not when --root names it
+
+
+def test_fetch_remembers_what_it_saw(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = (registry.repository / "metadata" / "timestamp.json").read_bytes()
+    registry.publish("taxi-fare", b"three", metadata={})
+    fetch = ["registry", "fetch", "taxi-fare", "--from", registry.repository, "--to", tmp_path / "m"]
+    fetch += ["--root", registry.root_path]
+    assert _run(*fetch) == 0
+    (registry.repository / "metadata" / "timestamp.json").write_bytes(old)
+    capsys.readouterr()
+    assert _run(*fetch) == 2
+    assert "It is older than what this client has seen." in _error(capsys)
+    assert (tmp_path / "m").read_bytes() == b"three"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["fetch", "m", "--from", "http://localhost:1/r", "--to", "x"],
+            "--root must name the root to trust for",
+        ),
+        (["fetch", "m", "--from", "{tmp}/none", "--to", "x"], "and there is no {tmp}/none.keys/root.json."),
+        (
+            ["fetch", "m", "--from", "{tmp}/registry", "--root", "{tmp}/none", "--to", "x"],
+            "Trusted root must be",
+        ),
+        (
+            ["fetch", "../m", "--from", "{tmp}/registry", "--root", "{root}", "--to", "x"],
+            "Model name must be",
+        ),
+        (
+            ["fetch", "m", "--from", "{tmp}/registry", "--root", "{root}", "--to", "x"],
+            "must hold 'm/channels",
+        ),
+        (
+            ["fetch", "taxi-fare", "--from", "{tmp}/registry", "--root", "{root}", "--to", "{root}/x"],
+            "--to must be a file that can be written; {root}/x:",
+        ),
+        (
+            ["show", "{tmp}/registry", "other"],
+            "There must be a model 'other' in {tmp}/registry; it has taxi-fare.",
+        ),
+        (["list", "{tmp}/none"], "There must be a registry at {tmp}/none; there is none."),
+        (["init", "{tmp}/registry/../x", "--keys", "{tmp}/x/k"], "Keys must be kept outside the repository"),
+    ],
+)
+def test_an_error_is_one_line_and_status_two(
+    registry: Registry,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    given = [argument.format(tmp=tmp_path, root=registry.root_path) for argument in arguments]
+    assert _run("registry", *given) == 2
+    assert message.format(tmp=tmp_path, root=registry.root_path) in _error(capsys)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(registry: Registry) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "tfx_mobile.cli", "registry", "verify", str(registry.repository)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
