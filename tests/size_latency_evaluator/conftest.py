@@ -65,6 +65,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFiles:
     ]
     off = {**weights, "bias": np.float32(weights["bias"] + 2.0)}
     contents["s0-off"] = _convert(tf, off, folder / "off", modes=("float32",))["s0-float32"]
+    contents["s0-crash"] = _crashing(contents["s0-float32"])
     contents["s0-noise"] = b"TFL3 this is no flatbuffer " * 40
     examples = folder / "examples"
     _write_examples(tf, examples / "Split-eval", columns, labels)
@@ -144,6 +145,21 @@ def _representative(number: str) -> Any:
             yield {number: np.array([[miles]]), "company": np.array([[company]])}
 
     return rows
+
+
+def _crashing(content: bytes) -> bytes:
+    """Calls the first FULLY_CONNECTED a CONCATENATION, which has LiteRT follow a null pointer."""
+    import flatbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    kinds = [code.builtinCode for code in model.operatorCodes]
+    right, wrong = schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.CONCATENATION
+    operator = next(o for o in model.subgraphs[0].operators if kinds[o.opcodeIndex] == right)
+    operator.opcodeIndex = kinds.index(wrong)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def _write_examples(tf: Any, folder: Path, columns: dict[str, Any], labels: Any) -> None:

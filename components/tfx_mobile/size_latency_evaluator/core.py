@@ -368,10 +368,14 @@ def _judge_increase(gate: AccuracyGate, losses: FloatArray, others: FloatArray) 
     limit = float(gate.max_increase_fraction or 0.0)
     power = 2.0 if gate.metric is Metric.RMSE else 1.0
     mean, other_mean = float(np.mean(losses)), float(np.mean(others))
-    if other_mean == 0.0:
-        value = 0.0 if mean == 0.0 else math.inf
-    else:
-        value = (mean / other_mean) ** (1.0 / power) - 1.0
+    if other_mean == 0.0 < mean:
+        return _verdict(
+            gate,
+            math.inf,
+            limit,
+            reason=f"The {gate.relative_to.value} makes no error at all, this one does.",
+        )
+    value = (mean / other_mean) ** (1.0 / power) - 1.0 if other_mean else 0.0
     # Non-inferiority: the bound of the mean of d_i = loss_i - (1 + limit)^power * other_i is at most zero.
     passes = upper_bound_of_mean(losses - (1.0 + limit) ** power * others) <= 0.0
     bound = max(upper_bound_of_ratio(losses, others), 0.0) ** (1.0 / power) - 1.0
@@ -551,7 +555,7 @@ def choose(
             best.name,
             True,
             True,
-            f"Override by {override.by} on {override.date}: {override.reason}. {reason}",
+            f"Override by {override.by} on {override.date}: {override.reason.rstrip('.')}. {reason}",
         )
     return Choice(best.name, False, False, reason)
 
