@@ -10,11 +10,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from taxi_fare.rows import LABEL
+from taxi_fare.rows import FEATURE_SETS, LABEL, RAW
 from tfx_mobile.common.errors import ConfigError
-
-ENGINEERED, RAW = "engineered", "raw"
-FEATURE_SETS = (ENGINEERED, RAW)
 
 CELLS_PER_AXIS = 8  # quantile cells of latitude and of longitude
 NUM_CELLS = CELLS_PER_AXIS**2

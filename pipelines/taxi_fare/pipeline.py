@@ -10,8 +10,9 @@ from typing import Any
 from tfx import v1 as tfx
 from tfx.dsl.components.base import base_node
 
-from taxi_fare import data, features
-from taxi_fare.rows import LABEL
+from taxi_fare.data import Data
+from taxi_fare.example_gen import example_gen as taxi_example_gen
+from taxi_fare.rows import ENGINEERED, LABEL, RAW
 from tfx_mobile.common.fingerprint import source_fingerprint
 from tfx_mobile.dimensionality_reducer.component import DimensionalityReducer
 from tfx_mobile.dimensionality_reducer.config import PCA
@@ -26,7 +27,7 @@ MODEL_NAME = "taxi-fare"
 
 # What is close to linear in one another; categorical features and flags pass by.
 REDUCED = {
-    features.ENGINEERED: (
+    ENGINEERED: (
         "pickup_latitude_z",
         "pickup_longitude_z",
         "dropoff_latitude_z",
@@ -37,7 +38,7 @@ REDUCED = {
         "log_euclidean_z",
         "manhattan_z",
     ),
-    features.RAW: (
+    RAW: (
         "pickup_latitude_z",
         "pickup_longitude_z",
         "dropoff_latitude_z",
@@ -55,12 +56,12 @@ DEFAULT_GATES: tuple[Gate, ...] = (
 
 
 def create_pipeline(
-    source: data.Data,
+    source: Data,
     *,
     registry: str | os.PathLike[str],
     pipeline_root: str | os.PathLike[str],
     metadata_connection_config: Any = None,
-    feature_set: str = features.ENGINEERED,
+    feature_set: str = ENGINEERED,
     gates: Sequence[Gate] = DEFAULT_GATES,
     sparsities: Sequence[float] = (0.0, 0.75, 0.9),
     epochs: int = 40,
@@ -90,14 +91,14 @@ def create_pipeline(
 
 
 def _components(
-    source: data.Data,
+    source: Data,
     registry: str | os.PathLike[str],
     feature_set: str,
     gates: Sequence[Gate],
     sparsities: Sequence[float],
     epochs: int,
 ) -> list[base_node.BaseNode]:
-    example_gen = data.example_gen(source).with_id("ExampleGen")
+    example_gen = taxi_example_gen(source).with_id("ExampleGen")
     raw_examples = example_gen.outputs["examples"]
     statistics_gen = tfx.components.StatisticsGen(examples=raw_examples)
     schema_gen = tfx.components.SchemaGen(statistics=statistics_gen.outputs["statistics"])

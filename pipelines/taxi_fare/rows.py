@@ -16,6 +16,8 @@ from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.common.jsonable import Settings
 
 LABEL = "fare"
+ENGINEERED, RAW = "engineered", "raw"
+FEATURE_SETS = (ENGINEERED, RAW)
 INTEGERS = ("pickup_epoch_s", "passenger_count")
 Value = float | int | bytes
 Row = dict[str, Value]
