@@ -1,4 +1,4 @@
-"""Runs a TFX pipeline on this machine with TFX's own LocalDagRunner; shows its components instead of its logs.
+"""Runs a TFX pipeline on this machine with TFX's own LocalDagRunner; shows components instead of its logs.
 
 What runs when comes from the runner's log records, what came out of it from ML Metadata; nothing in TFX is
 patched. Does not run anything on a cluster (kubeflow).
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, TypedDict
 
 import apache_beam as beam
 from ml_metadata.proto import metadata_store_pb2
@@ -111,21 +111,20 @@ def run(pipeline: tfx_pipeline.Pipeline, *, log_file: Path, stream: TextIO | Non
     raise PipelineFailed(failure.message(error), log_file=log_file, result=result, hint=hint) from None
 
 
-def local_pipeline(
-    name: str,
-    components: Iterable[base_node.BaseNode],
-    workspace: Path,
-    beam_pipeline_args: Sequence[str] = (),
-    enable_cache: bool = True,
-) -> tfx_pipeline.Pipeline:
-    """Returns a pipeline that keeps its metadata (SQLite) and artifacts in one folder.
+class LocalSettings(TypedDict):
+    """What a pipeline needs to run on this machine, as keywords of `tfx.dsl.Pipeline`."""
+
+    pipeline_root: str
+    metadata_connection_config: metadata_store_pb2.ConnectionConfig
+    beam_pipeline_args: list[str]
+
+
+def local_settings(workspace: Path, beam_pipeline_args: Sequence[str] = ()) -> LocalSettings:
+    """Returns the settings of a pipeline that keeps its metadata (SQLite) and artifacts in one folder.
 
     Args:
-      name: The pipeline's name; runs of one name share a cache.
-      components: In any order.
       workspace: Made when missing; holds `metadata.sqlite` and `artifacts/`.
       beam_pipeline_args: As for Beam; see `with_local_beam_defaults`.
-      enable_cache: Whether a component whose inputs and settings have not changed is left out.
 
     Raises:
       ConfigError: The workspace cannot be used.
@@ -140,27 +139,51 @@ def local_pipeline(
             pass
     except OSError as error:
         raise ConfigError(
-            f"The workspace must be a folder that can be written; got {workspace}: {error.strerror}. "
+            f"The workspace must be a folder that can be written; got {workspace}: {run_log.reason(error)}. "
             "Choose another folder."
         ) from error
-    return tfx_pipeline.Pipeline(
-        pipeline_name=name,
+    return LocalSettings(
         pipeline_root=str(workspace / "artifacts"),
         metadata_connection_config=metadata.sqlite_metadata_connection_config(str(database)),
+        beam_pipeline_args=with_local_beam_defaults(beam_pipeline_args),
+    )
+
+
+def local_pipeline(
+    name: str,
+    components: Iterable[base_node.BaseNode],
+    workspace: Path,
+    beam_pipeline_args: Sequence[str] = (),
+    enable_cache: bool = True,
+) -> tfx_pipeline.Pipeline:
+    """Returns a pipeline of these components with the settings of `local_settings`.
+
+    Args:
+      name: The pipeline's name; runs of one name share a cache.
+      components: In any order.
+      workspace: As for `local_settings`.
+      beam_pipeline_args: As for `local_settings`.
+      enable_cache: Whether a component whose inputs and settings have not changed is left out.
+
+    Raises:
+      ConfigError: The workspace cannot be used.
+    """
+    return tfx_pipeline.Pipeline(
+        pipeline_name=name,
         components=list(components),
         enable_cache=enable_cache,
-        beam_pipeline_args=with_local_beam_defaults(beam_pipeline_args),
+        **local_settings(workspace, beam_pipeline_args),
     )
 
 
 def with_local_beam_defaults(arguments: Sequence[str]) -> list[str]:
     """Adds what makes Beam run in this process at once, unless the arguments choose otherwise.
 
-    `--runner`: since Beam 2.7x the DirectRunner first tries to download another runner (Prism); FnApiRunner is
-    what it uses in the end. `--sdk_container_image`: with any Beam argument TFX packs itself into an sdist for
-    every Beam executor (5 s each), unless an argument says where remote workers find TFX. A runner in this
-    process has no remote workers and ignores the image, and unlike the path of a package the constant leaves
-    TFX's cache key alone.
+    `--runner`: since Beam 2.7x the DirectRunner first tries to download another runner (Prism); FnApiRunner
+    is what it uses in the end. `--sdk_container_image`: with any Beam argument TFX packs itself into an sdist
+    for every Beam executor (5 s each), unless an argument says where remote workers find TFX. A runner in
+    this process has no remote workers and ignores the image, and unlike the path of a package the constant
+    leaves TFX's cache key alone.
     """
     options = beam.options.pipeline_options.PipelineOptions(list(arguments)).get_all_options()
     runner = options.get("runner")

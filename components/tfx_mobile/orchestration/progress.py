@@ -169,9 +169,9 @@ def duration(seconds: float) -> str:
     >>> duration(3.21), duration(125), duration(3725)
     ('3.2 s', '2 min 05 s', '1 h 02 min')
     """
-    if seconds < 60:
+    if seconds < 59.95:  # what rounds up to 60.0 is a minute
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from absl import logging as absl_logging
+
 from tfx_mobile.common.errors import ConfigError
 
 
@@ -36,7 +38,7 @@ def everything_to(log_file: Path, stream: TextIO | None = None) -> Iterator[Text
         log_descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         raise ConfigError(
-            f"The log file must be writable; got {log_file}: {error.strerror}. Choose another place."
+            f"The log file must be writable; got {log_file}: {reason(error)}. Choose another place."
         ) from error
     os.write(log_descriptor, f"==== {datetime.datetime.now().isoformat(timespec='seconds')}\n".encode())
     _flush()
@@ -60,6 +62,13 @@ def everything_to(log_file: Path, stream: TextIO | None = None) -> Iterator[Text
         os.close(log_descriptor)
 
 
+def reason(error: OSError) -> str:
+    """Returns why a path cannot be used, and names the parent that is a file if that is why."""
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return f"{error.filename} is not a folder"
+    return str(error.strerror)
+
+
 @contextlib.contextmanager
 def _records_to_stderr(console: tuple[TextIO, TextIO]) -> Iterator[None]:
     """Sends log records of level INFO and higher to standard error, once each."""
@@ -73,18 +82,19 @@ def _records_to_stderr(console: tuple[TextIO, TextIO]) -> Iterator[None]:
         for old in logger.handlers
         if getattr(getattr(old, "python_handler", old), "stream", None) in console
     ]
-    # absl keeps a level of its own, WARNING unless the program asked for more.
-    levels = [(logger, logger.level) for logger in (root, logging.getLogger("absl"))]
+    # absl keeps a level of its own, WARNING unless the program asked for more, and falls back to its flag's
+    # value whenever flags are parsed, as Beam executors do: the flag must be set, not only the logger.
+    level, verbosity = root.level, absl_logging.get_verbosity()
     try:
         for logger, old in silenced:
             logger.removeHandler(old)
         root.addHandler(handler)
-        for logger, _ in levels:
-            logger.setLevel(logging.INFO)
+        root.setLevel(logging.INFO)
+        absl_logging.set_verbosity(absl_logging.INFO)
         yield
     finally:
-        for logger, level in levels:
-            logger.setLevel(level)
+        root.setLevel(level)
+        absl_logging.set_verbosity(verbosity)
         root.removeHandler(handler)
         for logger, old in silenced:
             logger.addHandler(old)
