@@ -16,7 +16,7 @@ from taxi_fare.data import EVAL_SPLIT, TRAIN_SPLIT, Data
 from taxi_fare.example_gen import FILTERED_FILE
 from tfx_mobile.common import files, jsonable
 from tfx_mobile.common.errors import RegistryError
-from tfx_mobile.orchestration import local
+from tfx_mobile.orchestration import local, run_log
 from tfx_mobile.registry.client import Client, Fetched
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
@@ -57,7 +57,9 @@ def run(source: Data, *, feature_set: str, gates: tuple[Gate, ...], workspace: P
     _print_rows(console, Path(examples))
     _print_candidates(console, found)
     _print_verdict(console, found)
-    _print_comparison(console, found, _baselines(examples, workspace / _BASELINES_FILE))
+    with run_log.everything_to(log_file):
+        others = _baselines(examples, workspace / _BASELINES_FILE)
+    _print_comparison(console, found, others)
     report = Path(result.outputs["SizeLatencyEvaluator"]["evaluation"][0].uri) / evaluations.REPORT_FILE
     console.print(f"\nReport    {report}", soft_wrap=True)
     if not found.blessed:
