@@ -23,7 +23,6 @@ INCOMPLETE=$VENV/.setup-incomplete  # there while an installation runs, so that 
 GLIBC_OF_LATEST_LANE=2.39
 # Searched after PATH, because a user's PATH may lack them. The tests point it at an empty folder.
 SYSTEM_DIRS=${TFX_MOBILE_SYSTEM_DIRS-/usr/local/bin:/usr/bin}
-HEARTBEAT=
 
 QUIET=no
 FIND=no
@@ -83,8 +82,8 @@ print(executable)
 '
 
 glibc_version() {
-  set -- $(getconf GNU_LIBC_VERSION 2>/dev/null || :)   # "glibc 2.36", or nothing with another C library
-  echo "${2:-none}"
+  answer=$(getconf GNU_LIBC_VERSION 2>/dev/null) || answer=   # "glibc 2.36", or nothing with another C library
+  case $answer in "glibc "*) echo "${answer#glibc }" ;; *) echo none ;; esac
 }
 
 at_least() {  # at_least 2.39 2.36: false
@@ -95,11 +94,19 @@ has_cxx() { command -v "${CXX:-c++}" >/dev/null 2>&1 || command -v g++ >/dev/nul
 
 lane_of() { case $1 in 3.10) echo stable ;; *) echo latest ;; esac; }
 
+# The line of a failed command's output that says why: the last of a traceback, otherwise the first.
+gist() {
+  case $1 in
+    Traceback*) printf '%s\n' "$1" | sed -n '$p' ;;
+    *) printf '%s\n' "$1" | sed -n '/./{p;q;}' ;;
+  esac
+}
+
 # Runs candidate $1. Sets MINOR, VERSION, PREFIX, EXECUTABLE and WHY_NOT (empty: it will do).
 probe() {
   MINOR='' VERSION='' PREFIX='' EXECUTABLE='' WHY_NOT=''
   if ! answer=$("$1" -E -s -c "$PROBE" 2>&1 </dev/null); then
-    WHY_NOT="does not run: $(printf '%s\n' "$answer" | sed -n '/./{p;q;}')"
+    WHY_NOT="does not run: $(gist "$answer")"
     return 0
   fi
   {
@@ -119,7 +126,7 @@ ANSWER
         WHY_NOT="TFX for Python $MINOR needs glibc $GLIBC_OF_LATEST_LANE or newer; here it is $GLIBC"
       fi ;;
     [0-9]*) WHY_NOT="TFX does not support Python $MINOR" ;;
-    *) WHY_NOT="does not answer like a Python: $(printf '%s\n' "$answer" | sed -n '/./{p;q;}')" ;;
+    *) WHY_NOT="does not answer like a Python: $(gist "$answer")" ;;
   esac
   [ -z "$WHY_NOT" ] || return 0
   case $problem in
@@ -153,7 +160,7 @@ candidates() {
 find_python() {
   GLIBC=$(glibc_version)
   if [ "$(uname -s)" != Linux ] || [ "$(uname -m)" != x86_64 ] || [ "$GLIBC" = none ]; then
-    say "TFX publishes wheels for Linux with glibc on x86_64 only; this is $(uname -s) on $(uname -m), glibc $GLIBC." >&2
+    say "TFX has wheels for Linux with glibc on x86_64 only; this is $(uname -s) on $(uname -m), glibc $GLIBC." >&2
     exit 2
   fi
   if [ -n "${PYTHON:-}" ]; then
@@ -295,23 +302,15 @@ get_uv() {
   UV=$VENV/bin/uv
 }
 
+# Says every 20 s that it goes on. Ends by itself, within a second of the installation's end or this shell's death.
 start_heartbeat() {
   (
-    trap 'kill "$nap" 2>/dev/null; exit 0' TERM
     elapsed=0
-    while :; do
-      sleep 20 & nap=$!
-      wait "$nap"
-      elapsed=$((elapsed + 20))
-      say "  still at it, $elapsed s"
+    while sleep 1 >/dev/null 2>&1 && [ -e "$INCOMPLETE" ] && [ -e "/proc/$$/exe" ]; do
+      elapsed=$((elapsed + 1))
+      [ $((elapsed % 20)) -ne 0 ] || say "  still at it, $elapsed s"
     done
   ) 9>&- &
-  HEARTBEAT=$!
-}
-
-stop_heartbeat() {
-  [ -z "$HEARTBEAT" ] || { kill "$HEARTBEAT" 2>/dev/null; wait "$HEARTBEAT" 2>/dev/null; } || :
-  HEARTBEAT=
 }
 
 install() {
@@ -337,11 +336,9 @@ install() {
   # --quiet leaves errors and hides 250 lines of package names.
   if ! UV_PROJECT_ENVIRONMENT=$VENV UV_PYTHON_DOWNLOADS=never \
     "$UV" sync --frozen --compile-bytecode --quiet --no-progress --python "$VENV/bin/python"; then
-    stop_heartbeat
     say "installing failed; the lines above say why. Running the same command again starts over." >&2
     exit 1
   fi
-  stop_heartbeat
   stamp=$(expected_stamp)
   rm -f "$INCOMPLETE"
   printf '%s\n' "$stamp" > "$STAMP.new"
@@ -349,7 +346,6 @@ install() {
   say ".venv is ready, after $(($(date +%s) - started)) s."
 }
 
-trap 'stop_heartbeat' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
