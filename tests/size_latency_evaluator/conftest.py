@@ -89,7 +89,7 @@ def _fit(columns: dict[str, Any], labels: Any) -> dict[str, Any]:
     second = (draw.normal(0.0, 1.0, (HIDDEN, HIDDEN)) / np.sqrt(HIDDEN)).astype(np.float32)
     hidden = np.maximum(np.maximum(inputs @ first, 0) @ second, 0).astype(np.float64)
     hidden_mean = hidden - hidden.mean(axis=0)
-    gram = hidden_mean.T @ hidden_mean + 0.1 * np.eye(HIDDEN)
+    gram = hidden_mean.T @ hidden_mean + 30.0 * np.eye(HIDDEN)
     out = np.linalg.solve(gram, hidden_mean.T @ (labels - labels.mean()))[:, None]
     bias = labels.mean() - hidden.mean(axis=0) @ out[:, 0]
     return {"first": first, "second": second, "out": out.astype(np.float32), "bias": np.float32(bias)}

@@ -88,7 +88,7 @@ def _labels(batch: pa.RecordBatch, label_key: str, split: str) -> tuple[npt.NDAr
     flat = column.flatten()
     if not (pa.types.is_integer(flat.type) or pa.types.is_floating(flat.type)):
         raise DataError(
-            f"Label {label_key!r} must be numbers; got {flat.type} in split {split!r}. Turn it into a number "
+            f"Label {label_key!r} must be numbers; got strings in split {split!r}. Turn it into a number "
             "or a class index in preprocessing_fn."
         )
     lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)

@@ -10,13 +10,13 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from tfx_mobile.common import artifacts, candidates, files, jsonable
+from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
 from tfx_mobile.size_latency_evaluator import measure, report
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig
 from tfx_mobile.size_latency_evaluator.evaluation import Evaluation
 from tfx_mobile.size_latency_evaluator.examples import Features, Rows, read_rows
 
-TFLITE_FILE = "tflite"
 FIRST_RELEASE_PROPERTY = "first_release"
 FIGURES_PROPERTY = "figures"
 VERDICT_PROPERTY = "verdict"
@@ -84,7 +84,11 @@ def _baseline(found: list[types.Artifact]) -> types.Artifact | None:
 
 
 def _tflite(model: types.Artifact) -> Path:
-    return artifacts.serving_folder(model) / TFLITE_FILE
+    """Returns the baseline's file, or where it should be: a missing one fails the gates that need it."""
+    try:
+        return artifacts.tflite_file(model)
+    except DataError:
+        return artifacts.serving_folder(model) / artifacts.TFLITE_FILE
 
 
 def _write_model(model: types.Artifact, found: Evaluation, source: Path) -> None:
@@ -93,7 +97,7 @@ def _write_model(model: types.Artifact, found: Evaluation, source: Path) -> None
     model.set_string_custom_property(FIGURES_PROPERTY, evaluations.figures(found))
     if found.chosen:
         content = candidates.model_path(source, found.chosen).read_bytes()
-        files.write_atomically(folder / TFLITE_FILE, content)
+        files.write_atomically(folder / artifacts.TFLITE_FILE, content)
 
 
 def _write_evaluation(evaluation: types.Artifact, found: Evaluation) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.common.interpreter import TensorSpec
+from tfx_mobile.common.interpreter import TensorSpec, TFLiteModel
 from tfx_mobile.size_latency_evaluator import isolation
-from tfx_mobile.size_latency_evaluator.loaded import LoadedModel
 
 
 def measure(job: dict[str, Any], busy: isolation.BusyNote) -> tuple[dict[str, Any], dict[str, str]]:
@@ -24,7 +23,7 @@ def measure(job: dict[str, Any], busy: isolation.BusyNote) -> tuple[dict[str, An
     for index, (name, path) in enumerate(job["models"]):
         busy.write(index)
         try:
-            model = LoadedModel(Path(path).read_bytes())
+            model = TFLiteModel(Path(path))
             if job["task"] == "inspect":
                 values[name] = _inspect(model)
             else:
@@ -54,7 +53,7 @@ def load_columns(path: Path) -> dict[str, Any]:
         }
 
 
-def _inspect(model: LoadedModel) -> dict[str, Any]:
+def _inspect(model: TFLiteModel) -> dict[str, Any]:
     zeros = {name: np.zeros((1, *spec.row_shape), _row_dtype(spec)) for name, spec in model.inputs.items()}
     width = model.predict(zeros).shape[1]
     inputs = {
@@ -64,7 +63,7 @@ def _inspect(model: LoadedModel) -> dict[str, Any]:
     return {"inputs": inputs, "outputs": width}
 
 
-def _predict(model: LoadedModel, columns: dict[str, Any], batch_size: int) -> Any:
+def _predict(model: TFLiteModel, columns: dict[str, Any], batch_size: int) -> Any:
     taken = {name: columns[name] for name in model.inputs if name in columns}
     rows = len(next(iter(columns.values())))
     parts = [
