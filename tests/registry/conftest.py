@@ -109,12 +109,18 @@ def contents() -> dict[int, bytes]:
     return CONTENTS
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    registry = Registry.create(tmp_path / "registry")
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    registry = Registry.create(tmp_path_factory.mktemp("published") / "registry")
     for version, content in CONTENTS.items():
         registry.publish("taxi-fare", content, metadata={"metrics": {"rmse_ppm": 100 - version}})
     return registry
+
+
+@pytest.fixture
+def registry(published: Registry, tmp_path: Path) -> Registry:
+    shutil.copytree(published.keys, tmp_path / "registry.keys")
+    return Registry(Path(shutil.copytree(published.repository, tmp_path / "registry")))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
 from tfx_mobile.common.errors import RegistryError
+from tfx_mobile.registry import keys as key_files
 from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.store import Registry
 
@@ -102,6 +103,29 @@ def root_that_is_not_signed_by_the_one_before(forger: Any) -> None:
     (forger.metadata / "2.root.json").write_text(json.dumps(root))
 
 
+def root_that_its_own_key_did_not_sign(forger: Any) -> None:
+    other = Registry.create(forger.repository.with_name("other"))
+    key = key_files.load_signer(other.keys, "root").public_key
+
+    def hand_over(signed: Any) -> None:
+        signed.version += 1
+        signed.revoke_key(signed.roles["root"].keyids[0], "root")
+        signed.add_key(key, "root")
+
+    forger.edit("root", hand_over)  # signed by the old key alone
+
+
+def role_that_is_another_version_than_the_snapshot_says(forger: Any) -> None:
+    path = forger.newest("model-taxi-fare")
+    shutil.copy(path, path.with_name("9.model-taxi-fare.json"))
+
+    def name_it(snapshot: Any) -> None:
+        snapshot.version += 1
+        snapshot.meta["model-taxi-fare.json"].version = 9
+
+    forger.edit("snapshot", name_it)
+
+
 def targets_role_that_signs_models_itself(forger: Any) -> None:
     def add(signed: Any) -> None:
         signed.version += 1
@@ -161,6 +185,12 @@ def _next_version(signed: Any) -> None:
         (missing_role, "Registry metadata must be at", "a file is missing or not served"),
         (somebody_elses_repository, UNSIGNED, "timestamp was signed by 0/1 keys"),
         (root_that_is_not_signed_by_the_one_before, UNSIGNED, "root was signed by 0/1 keys"),
+        (root_that_its_own_key_did_not_sign, UNSIGNED, "root was signed by 0/1 keys"),
+        (
+            role_that_is_another_version_than_the_snapshot_says,
+            "9.model-taxi-fare.json must be version 9; got 3.",
+            "Expected model-taxi-fare v9, got v3.",
+        ),
     ],
 )
 @pytest.mark.parametrize("knows", [False, True], ids=["new phone", "old phone"])

@@ -1,6 +1,8 @@
 """Publishers that are killed, and publishers that come all at once. The processes and signals are real."""
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry import store
 from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.store import Registry
@@ -28,6 +31,19 @@ class DyingRegistry(Registry):
                 (path.parent / f".{path.name}.torn").write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         super()._write(path, content, mode)
+
+
+class FailingRegistry(Registry):
+    """Has a disk that is full, or that keeps other bytes than it was given, at one write."""
+
+    fails_at = 0
+    lies = False
+
+    def _write(self, path: Path, content: bytes, mode: int) -> None:
+        self.fails_at -= 1
+        if self.fails_at == 0 and not self.lies:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        super()._write(path, b"x" + content[1:] if self.fails_at == 0 else content, mode)
 
 
 def _killed(act: Callable[[type[Registry]], object], dies_at: int, torn: bool) -> bool:
@@ -132,6 +148,44 @@ def test_a_refresh_killed_anywhere_can_be_done_again(
         if not was_killed:
             break
     assert dies_at == 7 + 1  # root twice, model, targets, snapshot, timestamp twice
+
+
+@pytest.mark.parametrize("fails_at", range(1, 8))
+def test_a_disk_that_is_full_at_any_write_is_named_and_nothing_is_changed(
+    registry: Registry, tree: Callable[..., dict[str, bytes]], fails_at: int
+) -> None:
+    before = tree(registry.repository, registry.keys)
+    failing = FailingRegistry(registry.repository)
+    failing.fails_at = fails_at
+    with pytest.raises(RegistryError, match=re.escape("No space left on device. Free the space")):
+        failing.publish("another", b"x", metadata={})
+    assert tree(registry.repository, registry.keys) == before
+    registry.verify()
+
+
+def test_a_publisher_that_cannot_remember_what_it_published_has_published_it(registry: Registry) -> None:
+    failing = FailingRegistry(registry.repository)
+    failing.fails_at = 6  # after the timestamp
+    with pytest.raises(RegistryError, match=re.escape("No space left on device. Free the space")):
+        failing.publish("taxi-fare", b"four", metadata={})
+    registry.verify()
+    published = registry.publish("taxi-fare", b"four", metadata={})
+    assert (published.version, published.created) == (4, False)
+
+
+@pytest.mark.parametrize("fails_at", range(1, 7))
+def test_a_disk_that_keeps_other_bytes_is_found_before_phones_see_them(
+    registry: Registry, phone: Client, tree: Callable[..., dict[str, bytes]], fails_at: int
+) -> None:
+    before = tree(registry.repository, registry.keys)
+    failing = FailingRegistry(registry.repository)
+    failing.fails_at, failing.lies = fails_at, True
+    with pytest.raises(
+        RegistryError, match=re.escape("must hold what was written; it holds something else.")
+    ):
+        failing.publish("another", b"content", metadata={})
+    assert tree(registry.repository, registry.keys) == before
+    assert phone.fetch("taxi-fare").version == 3
 
 
 PUBLISHER = """
