@@ -305,9 +305,11 @@ def test_inputs_that_cannot_be_found_are_a_failure(failing_run: Any) -> None:
     from tfx import v1 as tfx
     from tiny_components import Patient
 
-    model = tfx.types.standard_artifacts.Model
+    artifacts = tfx.types.standard_artifacts
     latest = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestArtifactStrategy, model=tfx.dsl.Channel(type=model)
+        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        model=tfx.dsl.Channel(type=artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=artifacts.ModelBlessing),
     ).with_id("Latest")
     error, _, _ = failing_run(latest, Patient(model=latest.outputs["model"], flag="/nowhere"))
     assert error.component == "Patient"

@@ -52,7 +52,8 @@ def test_every_way_of_writing_ends_in_the_log_and_none_on_the_console(tmp_path: 
         "print('outside')\n"
     )
     command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path / "log")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # it would unbuffer C as well
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert done.stdout == "for the user\noutside\n"
     assert done.stderr == ""
     log = (tmp_path / "log").read_text()
