@@ -15,12 +15,34 @@ if __name__ != "tfx_mobile":
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ConfigError": "tfx_mobile.common.errors",
-    "DataError": "tfx_mobile.common.errors",
-    "RegistryError": "tfx_mobile.common.errors",
-    "TfxMobileError": "tfx_mobile.common.errors",
+_NAMES = {
+    "common.artifacts": ("ModelCandidates", "ModelLadder", "Reduction"),
+    "common.errors": ("ConfigError", "DataError", "RegistryError", "TfxMobileError"),
+    "dimensionality_reducer.component": ("DimensionalityReducer",),
+    "dimensionality_reducer.config": ("PCA",),
+    "orchestration.local": ("PipelineFailed", "local_pipeline", "run"),
+    "pruning_trainer.component": ("PruningTrainer",),
+    "pruning_trainer.context": ("BuildContext",),
+    "quantizer.component": ("Quantizer",),
+    "quantizer.config": ("Mode",),
+    "registry.client": ("Client",),
+    "registry.store": ("Registry",),
+    "registry_pusher.component": ("RegistryPusher",),
+    "size_latency_evaluator.component": ("SizeLatencyEvaluator",),
+    "size_latency_evaluator.config": (
+        "FASTEST",
+        "SMALLEST",
+        "AccuracyGate",
+        "LatencyConfig",
+        "LatencyGate",
+        "Metric",
+        "Objective",
+        "Override",
+        "RelativeTo",
+        "SizeGate",
+    ),
 }
+_HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [*_HOMES, "__version__"]
 

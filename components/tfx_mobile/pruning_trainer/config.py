@@ -61,8 +61,10 @@ class TrainerConfig(Settings):
             raise ConfigError(f"sparsities must start at 0 and rise; got {list(self.sparsities)}.")
         if not 0 < self.validation_fraction <= 0.5:
             raise ConfigError(f"validation_fraction must be in (0, 0.5]; got {self.validation_fraction}.")
-        if self.max_increase_fraction < 0:
+        if not self.max_increase_fraction >= 0:  # NaN is refused too
             raise ConfigError(f"max_increase_fraction must be >= 0; got {self.max_increase_fraction}.")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be between 0 and {2**32 - 1}; got {self.seed}.")
 
     @property
     def user_module(self) -> str:

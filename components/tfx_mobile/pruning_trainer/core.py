@@ -9,7 +9,10 @@ import numpy.typing as npt
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import LayerSparsity, Rung
 
+TIE_SHARE = 0.001
 RAMP_SHARE = 0.5  # of a rung's steps: sparsity rises, then the rest is fine-tuned with fixed masks
+_MASK_UPDATES = 20  # how often the masks are renewed while sparsity rises, about
+_FLOAT32_ROUNDING = 2e-7  # relative: tfmot computes how many weights to keep in float32
 
 
 def ramp_steps(num_rows: int, batch_size: int, epochs: int) -> int:
@@ -27,6 +30,22 @@ def ramp_steps(num_rows: int, batch_size: int, epochs: int) -> int:
     return max(1, int(steps * RAMP_SHARE))
 
 
+def mask_updates(ramp: int) -> tuple[int, int]:
+    """Returns every how many steps masks are renewed, and the step of the last time.
+
+    tfmot renews masks at multiples of the frequency only. The schedule ends at the last of them: one that
+    ended between two would leave the masks short of the final sparsity.
+
+    Args:
+      ramp: From `ramp_steps`; >= 1.
+
+    Returns:
+      The frequency, and its largest multiple that is at most `ramp`.
+    """
+    frequency = max(1, ramp // _MASK_UPDATES)
+    return frequency, ramp - ramp % frequency
+
+
 def count_zeros(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[LayerSparsity, ...]:
     """Returns the zeros in each weight, in the given order."""
     return tuple(
@@ -38,17 +57,18 @@ def count_zeros(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[LayerSparsity,
 def check_sparsity(layers: Sequence[LayerSparsity], target_fraction: float) -> None:
     """Refuses weights that have fewer zeros than asked for.
 
-    A mask keeps round(size * (1 - sparsity)) weights, so a layer may be short by half a weight.
+    A mask keeps round(size * (1 - sparsity)) weights and all that tie with the smallest of them, so a layer may
+    be short by one weight and by `TIE_SHARE` of its size.
 
     Raises:
       DataError: A layer is short; the message has the table of all layers.
     """
-    short = [x for x in layers if x.num_zeros < x.num_weights * target_fraction - 0.5 - 1e-9 * x.num_weights]
+    short = [x for x in layers if x.num_zeros < x.num_weights * (target_fraction - TIE_SHARE) - 1]
     if short:
         table = "; ".join(f"{x.weight} {x.num_zeros}/{x.num_weights}" for x in layers)
         raise DataError(
-            f"Each pruned layer must be {target_fraction:.1%} zeros; '{short[0].weight}' is "
-            f"{short[0].num_zeros / short[0].num_weights:.1%}. All layers: {table}."
+            f"Each pruned layer must be {target_fraction:.1%} zeros; '{short[0].weight}' has "
+            f"{short[0].num_zeros} of {short[0].num_weights}. All layers: {table}."
         )
 
 

@@ -23,8 +23,6 @@ from tfx_mobile.pruning_trainer import core
 from tfx_mobile.pruning_trainer.config import TrainerConfig
 from tfx_mobile.pruning_trainer.context import BuildContext
 
-_RAMP_UPDATES = 20  # how often the masks are renewed while sparsity rises
-
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -100,9 +98,8 @@ def train_ladder(rows: Rows, ctx: BuildContext, config: TrainerConfig, logs: Pat
             callbacks.append(_BestWeights(rung=name, first_step=0, patience=config.patience))
             _fit(model, train, validation, config, config.epochs, callbacks)
         else:
-            schedule = tfmot.sparsity.keras.PolynomialDecay(
-                previous, target, 0, ramp, frequency=max(1, ramp // _RAMP_UPDATES)
-            )
+            frequency, end = core.mask_updates(ramp)
+            schedule = tfmot.sparsity.keras.PolynomialDecay(previous, target, 0, end, frequency=frequency)
             wrapped = _wrap(model, schedule, config.min_prunable_weights)
             compiled.apply(wrapped)
             callbacks = [

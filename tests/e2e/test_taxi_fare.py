@@ -1,0 +1,243 @@
+"""The main job, run for real: taxi rows in, a gated, signed TFLite file out."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.e2e.runs import COMPONENTS, Finished, run_taxi
+
+pytestmark = pytest.mark.e2e
+
+
+def evaluation_of(run: Finished):
+    from tfx_mobile.size_latency_evaluator.evaluation import load_evaluation
+
+    return load_evaluation(run.uri("SizeLatencyEvaluator", "evaluation"))
+
+
+def test_every_component_runs_and_says_so_in_one_line(taxi_run):
+    assert [run.id for run in taxi_run.result.components] == COMPONENTS
+    assert all(line in taxi_run.progress for line in COMPONENTS)
+    assert len(taxi_run.progress.splitlines()) < 30
+
+
+def test_the_chosen_file_is_blessed_pushed_and_what_a_phone_fetches(taxi_run, tmp_path):
+    from tfx_mobile.registry.client import Client
+    from tfx_mobile.registry.store import Registry
+
+    found = evaluation_of(taxi_run)
+    assert found.blessed
+    chosen = taxi_run.uri("Quantizer", "candidates") / found.chosen / "model.tflite"
+    registry = Registry(taxi_run.registry)
+    fetched = Client(str(taxi_run.registry), root=registry.root_path, cache=tmp_path).fetch("taxi-fare")
+    assert fetched.path.read_bytes() == chosen.read_bytes()
+    assert fetched.metadata["figures"]["candidate"] == found.chosen
+    assert taxi_run.properties("RegistryPusher", "pushed_model")["pushed"] == 1
+    assert registry.verify()
+
+
+def test_the_model_beats_the_mean_fare_and_a_linear_model_on_raw_features(taxi_run):
+    from taxi_fare import baselines
+
+    examples = taxi_run.uri("ExampleGen", "examples")
+    others = baselines.measure([f"{examples}/Split-train/*"], [f"{examples}/Split-eval/*"])
+    found = evaluation_of(taxi_run)
+    metrics = found.candidate(found.chosen).metrics
+    assert metrics["rmse"] < others.linear_rmse < others.mean_rmse
+    assert metrics["mae"] < 0.8 * others.linear_mae < others.mean_mae
+
+
+def test_dropped_rows_are_counted_and_evaluation_rows_never_fall_for_their_label(taxi_run):
+    counts = json.loads((taxi_run.uri("ExampleGen", "examples") / "filtered.json").read_text())
+    assert sum(counts["train"].values()) == 9909
+    assert sum(counts["eval"].values()) == 5091
+    assert "fare outside 0 to 200" in counts["train"]
+    assert not any("fare" in reason for reason in counts["eval"])
+
+
+def test_each_rung_has_its_zeros_in_the_tflite_file(taxi_run):
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = (taxi_run.uri("Quantizer", "candidates") / "s75-float32" / "model.tflite").read_bytes()
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    sizes = {}
+    for tensor in model.subgraphs[0].tensors:
+        data = model.buffers[tensor.buffer].data
+        if data is not None and tensor.type == 0 and data.size >= 4 * 4096:
+            values = np.frombuffer(bytes(data), np.float32)
+            sizes[values.size] = float(np.mean(values == 0))
+    assert sizes  # the cross embedding and the second dense layer at least
+    assert min(sizes.values()) >= 0.75 - 1e-3
+
+
+PREDICT = """
+import json, sys
+assert not any(name.split(".")[0] in ("tfx", "tensorflow") for name in sys.modules)
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+rows = json.load(open(sys.argv[2]))
+runner = Interpreter(model_path=sys.argv[1]).get_signature_runner("serving_default")
+types = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
+arrays = {
+    name: np.array([v.encode() for v in values] if types[name] == np.bytes_ else values, types[name])
+    for name, values in rows.items()
+}
+predictions = [
+    float(runner(**{name: values[i : i + 1] for name, values in arrays.items()})["predictions"][0, 0])
+    for i in range(len(next(iter(arrays.values()))))
+]
+json.dump(predictions, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="session")
+def phone_python(tmp_path_factory) -> Path:
+    """An environment that has LiteRT and nothing of this project: what a phone has."""
+    folder = tmp_path_factory.mktemp("phone") / "venv"
+    uv = Path(sys.executable).with_name("uv")
+    python = folder / "bin" / "python"
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
+    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in ("ai-edge-litert", "numpy")]
+    subprocess.run([uv, "pip", "install", "-q", "--python", python, *wanted], check=True)
+    return python
+
+
+def predictions_of_the_pipeline(run: Finished, rung: str, num_rows: int):
+    """Raw evaluation rows, and what the rung's SavedModel says of them through its serving signature."""
+    import tensorflow as tf
+
+    from tfx_mobile.common import examples as examples_io
+    from tfx_mobile.common.interpreter import TFLiteModel
+
+    pattern = f"{run.uri('ExampleGen', 'examples')}/Split-eval/*"
+    records = list(
+        tf.data.TFRecordDataset(tf.io.gfile.glob(pattern), "GZIP").take(num_rows).as_numpy_iterator()
+    )
+    served = tf.saved_model.load(str(run.uri("PruningTrainer", "models") / rung)).signatures[
+        "serving_default"
+    ]
+    wanted = served(examples=tf.constant(records))["predictions"].numpy()[:, 0]
+    file = TFLiteModel(run.uri("Quantizer", "candidates") / f"{rung}-float32" / "model.tflite")
+    features = {name: (spec.dtype, spec.row_shape) for name, spec in file.inputs.items()}
+    batch = next(iter(examples_io.read_batches([pattern], batch_size=num_rows)))
+    columns = examples_io.to_columns(batch, features)
+    rows = {k: [x.decode() if isinstance(x, bytes) else x.item() for x in v] for k, v in columns.items()}
+    return rows, wanted
+
+
+@pytest.mark.parametrize(("mode", "tolerance"), [("float32", 1e-4), ("int8", 0.25)])
+def test_a_process_without_tfx_predicts_from_raw_values_what_the_pipeline_predicts(
+    taxi_run, phone_python, tmp_path, mode, tolerance
+):
+    rows, wanted = predictions_of_the_pipeline(taxi_run, "s75", 10)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    file = taxi_run.uri("Quantizer", "candidates") / f"s75-{mode}" / "model.tflite"
+    done = subprocess.run(
+        [phone_python, "-c", PREDICT, file, tmp_path / "rows.json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    # int8: a fare is a multiple of the output's scale (half a unit), so small fares are off by some percent
+    np.testing.assert_allclose(json.loads(done.stdout), wanted, rtol=tolerance)
+
+
+def test_a_second_run_does_nothing_it_did_before(taxi_run):
+    before = contents(taxi_run.registry)
+    again = run_taxi(taxi_run.workspace)
+    assert again.result.cached == len(COMPONENTS)
+    assert again.progress.count("cached, nothing to do") == len(COMPONENTS)
+    assert contents(taxi_run.registry) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def planted_gates():
+    from tfx_mobile.size_latency_evaluator.config import AccuracyGate, LatencyGate, Metric, SizeGate
+
+    return {
+        "accuracy": (AccuracyGate(Metric.RMSE, max_value=0.5), "rmse", "0.5"),
+        "size": (SizeGate(max_gz_bytes=1000), "gz size", "1,000"),
+        "latency": (LatencyGate(max_p50_us=0.01), "latency", "0.01"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "size", "latency"])
+def test_a_planted_failure_of_a_gate_stops_the_push_and_is_named(taxi_run, kind):
+    gate, words, limit = planted_gates()[kind]
+    before = contents(taxi_run.registry)
+    run = run_taxi(taxi_run.workspace, gates=(gate,))
+    found = evaluation_of(run)
+    assert not found.blessed
+    assert re.search(words, found.reason)
+    assert limit in found.reason.replace("1000", "1,000")
+    assert re.search("margin", found.reason)
+    pushed = run.properties("RegistryPusher", "pushed_model")
+    assert pushed["pushed"] == 0
+    assert pushed["reason"].startswith("NOT_BLESSED")
+    assert contents(taxi_run.registry) == before
+
+
+def demo(*arguments: str, **settings) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "taxi_fare", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "DATA must be a folder with CSV files; {folder} has nothing in it."),
+        ({"a.csv": ""}, "{folder}/a.csv must have a header line and rows; it is empty."),
+        (
+            {"a.csv": "fare_amount,pickup_datetime\n1,2011-01-28 20:42:59 UTC\n"},
+            "a.csv must have a column for each feature; it lacks 'pickup_latitude'",
+        ),
+        (
+            {
+                "a.csv": "fare_amount,pickup_datetime,pickuplon,pickuplat,dropofflon,dropofflat,passengers\n"
+                "cheap,2011-01-28 20:42:59 UTC,-73.9,40.7,-73.9,40.7,1\n"
+            },
+            "a.csv, line 2: column 'fare_amount' is read as the label, a number; got 'cheap'",
+        ),
+    ],
+)
+def test_the_demo_refuses_wrong_data_with_one_message(tmp_path, files, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    done = demo("--data", str(folder), "--workspace", str(tmp_path / "workspace"))
+    assert done.returncode == 2
+    assert message.format(folder=folder) in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_the_demo_refuses_a_folder_that_does_not_exist_and_a_workspace_that_cannot_be_written(tmp_path):
+    done = demo("--data", str(tmp_path / "none"), "--workspace", str(tmp_path / "workspace"))
+    assert done.returncode == 2
+    assert (
+        f"DATA must be a folder with CSV files; got {tmp_path / 'none'}, which does not exist." in done.stderr
+    )
+    (tmp_path / "file").write_text("")
+    done = demo("--workspace", str(tmp_path / "file" / "below"))
+    assert done.returncode == 2
+    assert "Choose another" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_demo_killed_in_a_component_continues_from_the_last_finished_one(taxi_run):
+    states = {run.id: run.state.value for run in taxi_run.result.components}
+    assert [id_ for id_, state in states.items() if state == "cached"] == COMPONENTS[:4]
+    assert [id_ for id_, state in states.items() if state == "done"] == COMPONENTS[4:]
