@@ -137,8 +137,8 @@ class Progress:
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, justify="right")
+        table.add_column(no_wrap=True, min_width=_STATE_WIDTH)  # so that columns stay where they are
+        table.add_column(no_wrap=True, min_width=len("59 min 59 s"), justify="right")
         for run in self.components():
             style = _STYLES[run.state]
             seconds = "" if run.state in _TIMELESS else duration(run.seconds)
