@@ -2,7 +2,6 @@
 
 Imported by its own name, since TFX finds a component's function by module and name.
 """
-# ruff: noqa: TID253
 
 import logging
 import os

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tfx.orchestration import pipeline as tfx_pipeline  # noqa: TID253
+from tfx.orchestration import pipeline as tfx_pipeline
 from tiny_components import Numbers, Patient, Total
 
 from tfx_mobile.orchestration import local
