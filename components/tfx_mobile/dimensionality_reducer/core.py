@@ -54,7 +54,11 @@ class Moments:
             return dataclasses.replace(empty, num_not_finite=not_finite.sum(axis=0))
         mean = values.mean(axis=0)
         centred = values - mean
-        return cls(len(values), mean, centred.T @ centred, not_finite.sum(axis=0))
+        # The mean was rounded; what is left over is taken off too, so that a constant column has variance 0
+        # and not a speck of it that standardising would blow up to 1 (Chan et al. 1983, eq. 1.7).
+        rest = centred.mean(axis=0)
+        centred -= rest
+        return cls(len(values), mean + rest, centred.T @ centred, not_finite.sum(axis=0))
 
     def to_bytes(self) -> bytes:
         """Returns the moments as the bytes of a .npz file."""
