@@ -32,12 +32,14 @@ class PCA(Settings):
     keep_inputs: bool = False
 
     def __post_init__(self) -> None:
-        if not self.inputs or len(set(self.inputs)) != len(self.inputs):
-            raise ConfigError(f"PCA.inputs must be one or more different features; got {list(self.inputs)}.")
+        if isinstance(self.inputs, str) or not self.inputs or len(set(self.inputs)) != len(self.inputs):
+            got = repr(self.inputs) if isinstance(self.inputs, str) else list(self.inputs)
+            raise ConfigError(f"PCA.inputs must be one or more different features; got {got}.")
         if not self.output:
             raise ConfigError("PCA.output must name the feature to make; got an empty name.")
-        share = isinstance(self.n_components, float)
-        if not (0 < self.n_components <= 1 if share else self.n_components >= 1):
+        is_share = type(self.n_components) is float and 0 < self.n_components <= 1
+        is_count = type(self.n_components) is int and self.n_components >= 1
+        if not (is_share or is_count):
             raise ConfigError(
                 f"PCA.n_components must be a count (int >= 1) or a share of variance (float in (0, 1]); "
                 f"got {self.n_components!r}."
