@@ -23,13 +23,17 @@ def source_fingerprint(*modules: str) -> str:
     """
     digest = hashlib.sha256()
     for module in modules:
-        for path in _source_files(module):
-            digest.update(f"{module}:{path.name}\0".encode())
-            digest.update(path.read_bytes())
+        origin, files = _source_files(module)
+        for path in files:
+            content = path.read_bytes()
+            place = path.relative_to(origin.parent).as_posix()
+            digest.update(f"{module}:{place}:{len(content)}\0".encode())
+            digest.update(content)
     return digest.hexdigest()[:16]
 
 
-def _source_files(module: str) -> list[Path]:
+def _source_files(module: str) -> tuple[Path, list[Path]]:
+    """Returns the file that the module starts with and all that count."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
@@ -40,4 +44,5 @@ def _source_files(module: str) -> list[Path]:
             f"{'nothing of that name' if spec is None else spec.origin}. Put its folder on PYTHONPATH."
         )
     origin = Path(spec.origin)
-    return sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    is_package = bool(spec.submodule_search_locations)
+    return origin, sorted(origin.parent.rglob("*.py")) if is_package else [origin]

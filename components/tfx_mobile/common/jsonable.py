@@ -9,6 +9,8 @@ that differ in their `kind`.
 import dataclasses
 import enum
 import json
+import math
+import sys
 import types
 import typing
 from typing import Any, ClassVar, TypeVar
@@ -76,7 +78,9 @@ def loads(text: str | bytes, *, where: str) -> Any:
       ConfigError: Not JSON, a repeated key, NaN or infinity.
     """
     try:
-        return json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        return json.loads(
+            text, object_pairs_hook=_no_repeats, parse_constant=_no_constant, parse_float=_finite
+        )
     except ValueError as error:
         raise ConfigError(f"{where} must be JSON; {error}.") from error
 
@@ -92,6 +96,13 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number} is too large a number")
+    return value
 
 
 def _encode(value: Any) -> Any:
@@ -121,7 +132,7 @@ def _decode(wanted: Any, value: Any, where: str) -> Any:
         return _decode_settings(wanted, value, where)
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
         return _decode_enum(wanted, value, where)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if wanted is Any or (type(value) is wanted):
         return value
@@ -148,10 +159,11 @@ def _decode_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         return None
     settings = {c.kind: c for c in choices if isinstance(c, type) and issubclass(c, Settings)}
     if isinstance(value, dict) and len(settings) > 1:
-        if value.get("kind") not in settings:
-            named = ", ".join(repr(kind) for kind in sorted(settings))
-            raise ConfigError(f"{where}.kind must be one of {named}; got {value.get('kind')!r}.")
-        return _decode(settings[value["kind"]], value, where)
+        kind = value.get("kind")
+        if not isinstance(kind, str) or kind not in settings:
+            named = ", ".join(map(repr, sorted(settings)))
+            raise ConfigError(f"{where}.kind must be one of {named}; got {kind!r}.")
+        return _decode(settings[kind], value, where)
     refused: list[str] = []
     for choice in (c for c in choices if c is not type(None)):
         try:
