@@ -148,7 +148,11 @@ def _representative(number: str) -> Any:
 
 
 def _crashing(content: bytes) -> bytes:
-    """Calls the first FULLY_CONNECTED a CONCATENATION, which has LiteRT follow a null pointer."""
+    """Calls the first FULLY_CONNECTED a CONCATENATION, whose options LiteRT then does not set.
+
+    It reads whatever the heap holds: a segmentation fault in a process that has loaded little before, an
+    error in one that has loaded much.
+    """
     import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 

@@ -20,7 +20,7 @@ def write(folder: Path, contents: dict[str, bytes]) -> dict[str, Path]:
 
 @pytest.mark.pipeline
 def test_files_around_one_that_crashes_are_still_measured(tiny: Any, tmp_path: Path) -> None:
-    names = ["s0-float32", "s0-crash", "s0-noise", "s0-int8"]
+    names = ["s0-noise", "s0-crash", "s0-float32", "s0-int8"]
     paths = write(tmp_path, {name: tiny.contents[name] for name in names})
 
     outcome = isolation.run_worker(WORKER, paths, {"task": "inspect"}, folder=tmp_path, timeout_seconds=60)

@@ -16,7 +16,7 @@ LOOKS = LatencyConfig(processes=(2, 3, 4), seconds_per_process=0.05, min_calls=7
 @pytest.fixture
 def paths(tiny: Any, tmp_path: Path) -> dict[str, Path]:
     found = {}
-    for name in ("s0-float32", "s0-int8", "s0-dynamic", "s0-crash"):
+    for name in ("s0-crash", "s0-float32", "s0-int8", "s0-dynamic"):
         found[name] = tmp_path / name
         found[name].write_bytes(tiny.contents[name])
     return found
@@ -56,6 +56,19 @@ def test_only_open_files_and_what_they_are_compared_with_go_on(tiny: Any, paths:
         {"s0-float32": 3, "s0-int8": 3, "s0-dynamic": 2},
     ]
     assert run.machine.processes == 3
+
+
+def test_a_file_that_fails_once_has_failed_whatever_came_before(tiny: Any, paths: dict[str, Path]) -> None:
+    def remove(samples: latency.Samples) -> set[str]:
+        paths["s0-int8"].unlink(missing_ok=True)
+        return {name for name, found in samples.items() if found}
+
+    del paths["s0-crash"]
+    run = latency.measure(paths, tiny.columns, LOOKS, always=["s0-float32"], still_open=remove)
+
+    assert "No such file" in run.failures["s0-int8"]
+    assert run.samples["s0-int8"] == ()
+    assert len(run.samples["s0-float32"]) == 4
 
 
 def test_no_file_is_no_measurement(tiny: Any) -> None:
