@@ -145,9 +145,7 @@ def _to_example(row: Row) -> tf.train.Example:
         return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
 
     typed = {
-        name: value
-        if isinstance(value, bytes) or name in ("pickup_epoch_s", "passenger_count")
-        else float(value)
+        name: value if isinstance(value, bytes) or name in rows.INTEGERS else float(value)
         for name, value in row.items()
     }
     return tf.train.Example(

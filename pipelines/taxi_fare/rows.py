@@ -21,6 +21,8 @@ FEATURE_SETS = (ENGINEERED, RAW)
 INTEGERS = ("pickup_epoch_s", "passenger_count")
 Value = float | int | bytes
 Row = dict[str, Value]
+_MAX_FLOAT32 = 3.4028234e38
+_MAX_INT64 = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,10 @@ def parse_epoch_s(text: str) -> int:
     """
     cleaned = text.strip()
     if cleaned.lstrip("-").isdigit():
-        return int(cleaned)
+        seconds = int(cleaned)
+        if abs(seconds) > _MAX_INT64:
+            raise ValueError(f"{text!r} is no time")
+        return seconds
     moment = datetime.datetime.fromisoformat(cleaned.removesuffix("UTC").strip())
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.timezone.utc)
@@ -96,11 +101,16 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not finite")
+    if abs(value) > _MAX_FLOAT32:
+        raise ValueError(f"{text!r} is not finite as a 32-bit float")
     return value
 
 
 def _count(text: str) -> int:
-    return int(_finite(text))
+    value = _finite(text)
+    if value != int(value) or abs(value) > _MAX_INT64:
+        raise ValueError(f"{text!r} is no count")
+    return int(value)
 
 
 PARSERS: dict[str, Callable[[str], Value]] = {
@@ -177,6 +187,8 @@ def input_problem(row: Mapping[str, Value], optional: Sequence[str]) -> str | No
 
     Applies to every split: a phone would not ask for these either.
     """
+    if row.get("pickup_epoch_s", 1) == 0:
+        return "pickup time missing"
     for axis, limit in (("latitude", 90), ("longitude", 180)):
         for end in ("pickup", "dropoff"):
             feature = f"{end}_{axis}"
