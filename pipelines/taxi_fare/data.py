@@ -53,7 +53,7 @@ def chicago() -> Data:
 
 
 def csv_folder(folder: Path, columns: Mapping[str, tuple[str, ...]] | None = None) -> Data:
-    """Returns the CSV files of a folder, after reading every header and the first rows of each file.
+    """Returns the CSV files of a folder, after reading the header and the first rows of each one used.
 
     Files named *train* are training data and files named *valid* (or else *eval*, or else *test*) are
     evaluation data; without such names all rows are split 2:1 by their hash.
@@ -63,7 +63,7 @@ def csv_folder(folder: Path, columns: Mapping[str, tuple[str, ...]] | None = Non
       columns: Feature name to possible column names, in place of the default mapping's entry.
 
     Raises:
-      ConfigError: The folder does not exist or has no CSV file.
+      ConfigError: The folder does not exist or has no CSV file, or a file is in both splits by its name.
       DataError: A file is empty, lacks a column, or holds something that cannot be read.
     """
     if not folder.is_dir():
@@ -73,10 +73,19 @@ def csv_folder(folder: Path, columns: Mapping[str, tuple[str, ...]] | None = Non
         others = ", ".join(sorted(p.name for p in folder.iterdir())[:5])
         raise ConfigError(f"DATA must be a folder with CSV files; {folder} has {others or 'nothing in it'}.")
     source = dataclasses.replace(rows.CSV_SOURCE, columns=rows.CSV_SOURCE.columns | dict(columns or {}))
-    for path in files:
-        _check_csv(path, source)
     splits = _splits([path.name for path in files])
-    ignored = [p.name for p in files if not any(fnmatch.fnmatchcase(p.name, glob) for _, glob in splits)]
+    ignored = []
+    for path in files:
+        matching = [glob for _, glob in splits if fnmatch.fnmatchcase(path.name, glob)]
+        if len(matching) > 1:
+            raise ConfigError(
+                f"Each CSV file must be training or evaluation data; {path.name!r} matches both "
+                f"{' and '.join(matching)}. Rename it."
+            )
+        if matching:
+            _check_csv(path, source)
+        else:
+            ignored.append(path.name)
     note = f" (not used: {', '.join(ignored)})" if ignored else ""
     return Data(
         folder=str(folder.resolve()), splits=splits, source=source, name=f"CSV files in {folder}{note}"
