@@ -73,13 +73,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         folder = self._get_tmp_dir()
         with self._make_beam_pipeline() as pipeline:
             rows = pipeline | "ReadTrain" >> read
-            for reduction in config.reductions:
+            # Numbered, not named: an output's name may have a slash.
+            for number, reduction in enumerate(config.reductions):
                 _ = reducer_beam.fit(rows, reduction, widths) | f"Keep[{reduction.output}]" >> beam.Map(
-                    _save_moments, f"{folder}/{reduction.output}"
+                    _save_moments, f"{folder}/moments-{number}"
                 )
         projections = {}
-        for reduction in config.reductions:
-            with fileio.open(f"{folder}/{reduction.output}", "rb") as stream:
+        for number, reduction in enumerate(config.reductions):
+            with fileio.open(f"{folder}/moments-{number}", "rb") as stream:
                 moments = core.Moments.from_bytes(stream.read())
             projections[reduction.output] = core.fit_pca(moments, reduction, reduction.columns(widths))
         return projections
