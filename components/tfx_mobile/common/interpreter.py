@@ -125,14 +125,25 @@ def _specs(details: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorSpec]:
 
 def _encode(spec: TensorSpec, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     values = np.asarray(column)
+    width = int(np.prod(spec.row_shape, dtype=int))
+    if values.size != len(values) * width:
+        raise DataError(
+            f"Feature {spec.name!r} must have {width} values in each row; "
+            f"got {len(values)} rows of shape {values.shape[1:]}."
+        )
     values = values.reshape(len(values), *spec.row_shape)
     if spec.dtype in (np.bytes_, np.object_):
         if values.dtype.kind not in "SUO":
             raise DataError(f"Feature {spec.name!r} must be strings; got {values.dtype}.")
-        return values.astype(np.bytes_) if values.dtype.kind == "U" else values.astype(object)
+        return np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values.astype(object)
     if values.dtype.kind not in "biuf":
         raise DataError(f"Feature {spec.name!r} must be numbers; got {values.dtype}.")
     if spec.scale:
+        if wrong := int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum()):
+            raise DataError(
+                f"Feature {spec.name!r} must be finite, since the file takes {np.dtype(spec.dtype).name}; "
+                f"got NaN or infinity in {wrong} of {len(values)} rows."
+            )
         limits = np.iinfo(spec.dtype)
         steps = np.rint(values / spec.scale) + spec.zero_point
         return np.asarray(np.clip(steps, limits.min, limits.max), spec.dtype)
