@@ -34,7 +34,15 @@ COURSE = [
     "dropoff_latitude",
     "passenger_count",
 ]
-SHORT = "fare_amount,pickup_datetime,pickuplon,pickuplat,dropofflon,dropofflat,passengers".split(",")  # noqa: SIM905
+SHORT = [
+    "fare_amount",
+    "pickup_datetime",
+    "pickuplon",
+    "pickuplat",
+    "dropofflon",
+    "dropofflat",
+    "passengers",
+]
 CELLS = {
     "fare_amount": "12.50",
     "pickup_datetime": "2011-01-28 20:42:59 UTC",

@@ -32,8 +32,9 @@ class PCA(Settings):
     keep_inputs: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.inputs, str) or not self.inputs or len(set(self.inputs)) != len(self.inputs):
-            got = repr(self.inputs) if isinstance(self.inputs, str) else list(self.inputs)
+        inputs: object = self.inputs  # whatever the author wrote; a string would count as its letters
+        if isinstance(inputs, str) or not self.inputs or len(set(self.inputs)) != len(self.inputs):
+            got = repr(inputs) if isinstance(inputs, str) else list(self.inputs)
             raise ConfigError(f"PCA.inputs must be one or more different features; got {got}.")
         if not self.output:
             raise ConfigError("PCA.output must name the feature to make; got an empty name.")
