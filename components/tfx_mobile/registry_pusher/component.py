@@ -1,12 +1,14 @@
 """The TFX component: its channels, its settings, and what can be checked when a pipeline is built."""
 
 import os
+from pathlib import Path
 
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from tfx_mobile.common.fingerprint import source_fingerprint
+from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry_pusher.config import PusherConfig
 from tfx_mobile.registry_pusher.executor import Executor
 
@@ -42,7 +44,7 @@ class RegistryPusher(base_component.BaseComponent):
       keys: Folder of the signing keys, outside the registry; by default `<registry>.keys` beside it.
 
     Raises:
-      ConfigError: A name is not allowed.
+      ConfigError: A name is not allowed, the registry is no local folder, or the keys lie inside it.
     """
 
     SPEC_CLASS = RegistryPusherSpec
@@ -60,6 +62,7 @@ class RegistryPusher(base_component.BaseComponent):
         config = PusherConfig(
             registry=os.fspath(registry), model_name=model_name, keys=os.fspath(keys), channel=channel
         )
+        Registry(Path(config.registry), Path(config.keys) if config.keys else None)  # checks, reads nothing
         super().__init__(
             spec=RegistryPusherSpec(
                 model=model,

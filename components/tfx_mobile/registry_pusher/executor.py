@@ -10,6 +10,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
 from tfx_mobile.common import artifacts, files, jsonable
+from tfx_mobile.registry import records
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry_pusher.config import PusherConfig
 
@@ -40,12 +41,13 @@ class Executor(base_executor.BaseExecutor):
             pushed.set_string_custom_property(REASON_PROPERTY, reason)
             return
         content = artifacts.tflite_file(model).read_bytes()
+        metadata = records.checked_metadata(self._metadata(model, blessing))  # before a registry is made
         registry = Registry.open_or_create(Path(config.registry), Path(config.keys) if config.keys else None)
         published = registry.publish(
             config.model_name,
             content,
             channel=config.channel,
-            metadata=self._metadata(model, blessing),
+            metadata=metadata,
         )
         files.write_atomically(Path(pushed.uri) / artifacts.TFLITE_FILE, content)
         pushed.set_int_custom_property("pushed", 1)

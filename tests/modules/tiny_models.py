@@ -1,0 +1,95 @@
+"""Functions that tests give to PruningTrainer as `build_model`; each takes a BuildContext."""
+
+from typing import Any
+
+import tf_keras
+from tf_keras import layers
+
+NOT_A_FUNCTION = 3
+NUM_COMPANIES = 5
+
+
+def build_line(ctx: Any) -> tf_keras.Model:
+    """Returns a small net on the feature `x` of shape (8,)."""
+    model = _line()
+    model.compile(tf_keras.optimizers.Adam(ctx.hyperparameters.get("learning_rate", 1e-2)), "mse", ["mae"])
+    return model
+
+
+def build_frozen(ctx: Any) -> tf_keras.Model:
+    """Returns the same net; no step changes it."""
+    model = _line()
+    model.compile(tf_keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+def build_metrics(ctx: Any) -> tf_keras.Model:
+    """Returns the same net with metrics in each way that Keras takes them."""
+    model = _line()
+    metrics = ["mae", tf_keras.metrics.mean_squared_error, tf_keras.metrics.RootMeanSquaredError(name="rmse")]
+    model.compile("adam", "mse", {"out": metrics})
+    return model
+
+
+def build_uncompiled(ctx: Any) -> tf_keras.Model:
+    """Returns a model that nobody compiled."""
+    return _line()
+
+
+def build_keras_3(ctx: Any) -> Any:
+    """Returns a model of Keras 3."""
+    import keras
+
+    given = keras.Input((8,), name="x")
+    return keras.Model(given, keras.layers.Dense(1)(given))
+
+
+def build_nothing(ctx: Any) -> None:
+    """Forgets to return its model."""
+
+
+def build_unprunable(ctx: Any) -> tf_keras.Model:
+    """Returns a model whose only kernel has 8 weights."""
+    given = layers.Input((8,), name="x")
+    model = tf_keras.Model({"x": given}, layers.Dense(1, name="out")(given))
+    model.compile("sgd", "mse")
+    return model
+
+
+class _Subclassed(tf_keras.Model):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = layers.Dense(1)
+
+    def call(self, inputs: Any) -> Any:
+        return self.out(inputs["x"])
+
+
+def build_subclassed(ctx: Any) -> tf_keras.Model:
+    """Returns a model that is a class of its own, without a graph of layers."""
+    model = _Subclassed()
+    model.compile("sgd", "mse")
+    return model
+
+
+def build_trips(ctx: Any) -> tf_keras.Model:
+    """Returns a net on the trips' z-scores, one feature that passes through, and the company."""
+    inputs = {
+        name: layers.Input((1,), dtype=ctx.feature_spec[name].dtype, name=name)
+        for name in ("company_id", "date_z", "latitude_z", "miles", "miles_z")
+    }
+    company = layers.Flatten()(layers.Embedding(NUM_COMPANIES, 2, name="company")(inputs["company_id"]))
+    numbers = [tensor for name, tensor in inputs.items() if name != "company_id"]
+    hidden = layers.Concatenate()([*numbers, company])
+    units = int(ctx.hyperparameters["units"])
+    hidden = layers.Dense(units, activation="relu", name="hidden_1")(hidden)
+    hidden = layers.Dense(units, activation="relu", name="hidden_2")(hidden)
+    model = tf_keras.Model(inputs, layers.Dense(1, name="fare")(hidden))
+    model.compile(tf_keras.optimizers.Adam(1e-2), "mse", [tf_keras.metrics.RootMeanSquaredError(name="rmse")])
+    return model
+
+
+def _line() -> tf_keras.Model:
+    given = layers.Input((8,), name="x")
+    hidden = layers.Dense(16, activation="relu", name="hidden")(given)
+    return tf_keras.Model({"x": given}, layers.Dense(1, name="out")(hidden), name="line")
