@@ -3,12 +3,14 @@
 Every file is run in other processes than this one, so none can end the evaluation. Does not know TFX.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,9 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     Interval,
     LatencyResult,
 )
-from tfx_mobile.size_latency_evaluator.examples import Features, Rows
+
+if TYPE_CHECKING:  # examples.py needs TensorFlow, this module does not
+    from tfx_mobile.size_latency_evaluator.examples import Features, Rows
 
 BASELINE = "baseline"
 _PREDICTION_WORKER = "tfx_mobile.size_latency_evaluator.prediction_worker"
