@@ -180,7 +180,8 @@ def machine(tmp_path: Path) -> Machine:
 class TestWhichPython:
     def test_3_10_is_chosen_over_a_newer_one_that_would_do(self, machine: Machine) -> None:
         machine.glibc("2.41")
-        machine.python("3.12.3")
+        for newer in ("3.11.2", "3.12.3", "3.13.1"):
+            machine.python(newer)
         expected = machine.python("3.10.13")
         assert machine.finds() == f"3.10.13 stable {expected}"
 
@@ -359,6 +360,16 @@ class TestVirtualEnvironment:
         assert "making .venv anew: an earlier set-up was interrupted" in self.set_up(
             machine, PYTHON=REAL_PYTHON.name
         )
+
+    def test_a_killed_update_is_started_over(self, machine: Machine) -> None:
+        self.set_up(machine)
+        (machine.checkout / "pyproject.toml").write_text("[project]\nname = 'y'\n")
+        machine.uv(on_sync="kill -9 $PPID")
+        status, _ = machine.run()
+        assert status == -9
+        machine.uv()
+        output = self.set_up(machine, PYTHON=REAL_PYTHON.name)
+        assert "making .venv anew: an earlier set-up was interrupted" in output
 
     def test_a_moved_checkout_gets_an_environment_of_its_own(self, machine: Machine) -> None:
         self.set_up(machine)
