@@ -9,10 +9,9 @@ import numpy.typing as npt
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import LayerSparsity, Rung
 
-TIE_SHARE = 0.001
+TIE_SHARE = 0.001  # of a weight's size that may tie with the smallest weight kept
 RAMP_SHARE = 0.5  # of a rung's steps: sparsity rises, then the rest is fine-tuned with fixed masks
 _MASK_UPDATES = 20  # how often the masks are renewed while sparsity rises, about
-_FLOAT32_ROUNDING = 2e-7  # relative: tfmot computes how many weights to keep in float32
 
 
 def ramp_steps(num_rows: int, batch_size: int, epochs: int) -> int:
@@ -57,8 +56,8 @@ def count_zeros(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[LayerSparsity,
 def check_sparsity(layers: Sequence[LayerSparsity], target_fraction: float) -> None:
     """Refuses weights that have fewer zeros than asked for.
 
-    A mask keeps round(size * (1 - sparsity)) weights and all that tie with the smallest of them, so a layer may
-    be short by one weight and by `TIE_SHARE` of its size.
+    A mask keeps round(size * (1 - sparsity)) weights and all that tie with the smallest of them, so a layer
+    may be short by one weight and by `TIE_SHARE` of its size.
 
     Raises:
       DataError: A layer is short; the message has the table of all layers.

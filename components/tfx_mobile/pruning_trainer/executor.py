@@ -70,6 +70,6 @@ def _read_rows(
     spec = transform_output.transformed_feature_spec()
     paths = sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern))
     dataset = tf.data.TFRecordDataset(paths, "GZIP" if paths and paths[0].endswith(".gz") else "")
-    features = tf.io.parse_example(list(dataset.as_numpy_iterator()), spec)
+    features = tf.io.parse_example(tf.constant(list(dataset.as_numpy_iterator()), tf.string), spec)
     labels = features.pop(label_key)
     return keras_training.Rows(features, labels)

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 from absl import logging
-from tensorflow_model_optimization.python.core.sparsity.keras import prune_registry, pruning_wrapper
+from tensorflow_model_optimization.python.core.sparsity.keras import prune_registry
 
 from tfx_mobile.common import ladder
 from tfx_mobile.common.errors import ConfigError, DataError
@@ -60,9 +60,14 @@ def load_build_model(dotted: str) -> Callable[[BuildContext], Any]:
     """
     module, _, function = dotted.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"build_model must be an importable function; got {dotted!r} ({error}).") from error
+    if not callable(found):
+        raise ConfigError(
+            f"build_model must be an importable function; got {dotted!r} (it is {type(found).__name__})."
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def train_ladder(rows: Rows, ctx: BuildContext, config: TrainerConfig, logs: Path) -> Iterator[TrainedRung]:
@@ -77,15 +82,21 @@ def train_ladder(rows: Rows, ctx: BuildContext, config: TrainerConfig, logs: Pat
       logs: Folder for TensorBoard.
 
     Raises:
-      ConfigError: `build_model` returned something else than a compiled Keras 2 model.
+      ConfigError: `build_model` returned something else than a compiled functional Keras 2 model, or one
+        with nothing to prune.
       DataError: A loss is not finite, there are too few rows, or a layer falls short of its sparsity.
     """
+    if len(rows) < 2:
+        raise DataError(f"Training needs at least 2 rows in split 'train'; got {len(rows)}.")
     tf_keras.utils.set_random_seed(config.seed)
     order = np.random.default_rng(config.seed).permutation(len(rows))
     held_out = max(1, int(len(rows) * config.validation_fraction))
     train, validation = rows.take(np.sort(order[held_out:])), rows.take(np.sort(order[:held_out]))
-    ramp = core.ramp_steps(len(train), config.batch_size, config.fine_tune_epochs)
     model = _checked(load_build_model(config.build_model)(ctx))
+    ramp = 0
+    if len(config.sparsities) > 1:
+        ramp = core.ramp_steps(len(train), config.batch_size, config.fine_tune_epochs)
+        _check_prunable(model, config.min_prunable_weights)
     compiled = _Compiled.of(model)
     previous = 0.0
     for target in config.sparsities:
@@ -134,19 +145,28 @@ class _Compiled:
 
     optimizer: dict[str, Any]
     loss: Any
-    metrics: list[Any]
+    metrics: Any
 
     @classmethod
     def of(cls, model: tf_keras.Model) -> "_Compiled":
-        config = model.compiled_metrics._user_metrics or []
-        return cls(tf_keras.optimizers.serialize(model.optimizer), model.loss, list(config))
+        metrics = model.compiled_metrics._user_metrics
+        return cls(tf_keras.optimizers.serialize(model.optimizer), model.loss, metrics)
 
     def apply(self, model: tf_keras.Model) -> None:
-        metrics = [
-            metric if isinstance(metric, str) else type(metric).from_config(metric.get_config())
-            for metric in self.metrics
-        ]
-        model.compile(tf_keras.optimizers.deserialize(self.optimizer), loss=self.loss, metrics=metrics)
+        model.compile(
+            tf_keras.optimizers.deserialize(self.optimizer), loss=self.loss, metrics=_copied(self.metrics)
+        )
+
+
+def _copied(metrics: Any) -> Any:
+    """Returns metrics as `compile` takes them, with no state shared; names and functions have none."""
+    if isinstance(metrics, Mapping):
+        return {output: _copied(part) for output, part in metrics.items()}
+    if isinstance(metrics, (list, tuple)):
+        return [_copied(part) for part in metrics]
+    if isinstance(metrics, tf_keras.metrics.Metric):
+        return type(metrics).from_config(metrics.get_config())
+    return metrics
 
 
 def _checked(model: Any) -> tf_keras.Model:
@@ -159,7 +179,21 @@ def _checked(model: Any) -> tf_keras.Model:
         raise ConfigError(
             "build_model must return a compiled model; call model.compile(optimizer, loss, metrics)."
         )
+    if not model._is_graph_network:
+        raise ConfigError(
+            "build_model must return a functional model, tf_keras.Model(inputs, outputs); got the class "
+            f"{type(model).__name__}, whose layers cannot be seen before it is called."
+        )
     return model
+
+
+def _check_prunable(model: tf_keras.Model, min_weights: int) -> None:
+    if not any(_prunable_weights(layer, min_weights) for layer in model.layers):
+        raise ConfigError(
+            f"The model must have a layer to prune with at least {min_weights} weights; "
+            f"got {', '.join(layer.name for layer in model.layers)}. Lower min_prunable_weights, or ask for "
+            "the dense model alone with sparsities=(0.0,)."
+        )
 
 
 def _fit(
@@ -216,14 +250,7 @@ def _wrap(model: tf_keras.Model, schedule: Any, min_weights: int) -> tf_keras.Mo
             return layer
         return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
 
-    wrapped = tf_keras.models.clone_model(model, clone_function=wrap)
-    if not any(isinstance(layer, pruning_wrapper.PruneLowMagnitude) for layer in wrapped.layers):
-        raise ConfigError(
-            f"The model must have a layer to prune with at least {min_weights} weights; "
-            f"got {', '.join(layer.name for layer in model.layers)}. Lower min_prunable_weights, or ask for "
-            "the dense model alone with sparsities=(0.0,)."
-        )
-    return wrapped
+    return tf_keras.models.clone_model(model, clone_function=wrap)
 
 
 class _BestWeights(tf_keras.callbacks.Callback):
