@@ -4,6 +4,7 @@ Copying keeps in sight which output needs which raw feature, so that the label a
 left out. Only graphs that TensorFlow 2 exported (TFT's default) are read.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -99,19 +100,25 @@ class TransformFunction:
             tables.append(table)
         return tables
 
-    def copy_into_graph(self, features: Mapping[str, Any]) -> dict[str, Any]:
+    def copy_into_graph(
+        self, features: Mapping[str, Any], *, one_value_per_row: bool = False
+    ) -> dict[str, Any]:
         """Copies the ops into the graph that is being traced and returns the transformed features.
 
         Args:
           features: Every raw feature of `signature`; tensors or sparse tensors.
+          one_value_per_row: Every sparse feature has one value in each row. Making it dense (`tf.sparse.
+            to_dense`) is then to reshape its values, and is copied as that: TFLite has no built-in for
+            strings.
         """
         graph = tf.compat.v1.get_default_graph()
         given = tf.nest.flatten(dict(features), expand_composites=True)
         captured = [graph.capture(tensor) for tensor in self._captures]
         names = [tensor.name for tensor in self._function.inputs]
+        replaced = self._dense_outputs(given) if one_value_per_row else {}
         outputs = tf.graph_util.import_graph_def(
             self._graph_def,
-            input_map=dict(zip(names, [*given, *captured], strict=True)),
+            input_map=dict(zip(names, [*given, *captured], strict=True)) | replaced,
             return_elements=[tensor.name for tensor in self._function.outputs],
             name="transform",
         )
@@ -121,9 +128,31 @@ class TransformFunction:
             tf.nest.pack_sequence_as(self._function.structured_outputs, outputs, expand_composites=True)
         )
 
+    def _dense_outputs(self, given: list[Any]) -> dict[str, Any]:
+        """Returns, for the output of each op that makes a sparse feature dense, what stands in its place."""
+        flat = list(zip(self._function.inputs, given, strict=False))
+        values_of = {
+            indices.name: (values.name, value) for (indices, _), (values, value) in itertools.pairwise(flat)
+        }
+        found = {}
+        for op in self._function.graph.get_operations():
+            if op.type != "SparseToDense":
+                continue
+            indices, values = _without_identities(op.inputs[0]), _without_identities(op.inputs[2])
+            name, value = values_of.get(indices.name, ("", None))
+            if name == values.name:
+                found[op.outputs[0].name] = tf.reshape(value, [-1, 1])
+        return found
+
     def _flat_names(self) -> list[str]:
         return [
             name
             for name, spec in sorted(self.signature.items())
             for _ in tf.nest.flatten(spec, expand_composites=True)
         ]
+
+
+def _without_identities(tensor: Any) -> Any:
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor

@@ -37,10 +37,13 @@ class QuantizerConfig(Settings):
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if not self.modes or len(set(self.modes)) != len(self.modes):
+        known = all(isinstance(mode, Mode) for mode in self.modes)
+        if not self.modes or not known or len(set(self.modes)) != len(self.modes):
             raise ConfigError(
                 f"modes must be one or more different modes of {', '.join(m.value for m in Mode)}; "
-                f"got {[m.value for m in self.modes]}."
+                f"got {[getattr(mode, 'value', mode) for mode in self.modes]}."
             )
         if self.calibration_rows < 2:
             raise ConfigError(f"calibration_rows must be at least 2; got {self.calibration_rows}.")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be >= 0; got {self.seed}.")

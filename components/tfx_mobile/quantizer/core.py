@@ -34,10 +34,13 @@ def compare(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32], *, ex
       wanted: Same shape.
       exact: Whether the candidate must agree to float32 rounding.
     """
-    if not np.isfinite(got).all():
+    if got.shape != wanted.shape:
         return Difference(
-            0.0, 0.0, f"returns NaN or infinity for {int((~np.isfinite(got)).sum())} predictions"
+            0.0, 0.0, f"returns the shape {got.shape} where the Keras model returns {wanted.shape}"
         )
+    for values, start in ((wanted, "cannot be compared: the Keras model "), (got, "")):
+        if wrong := int(np.count_nonzero(~np.isfinite(values))):
+            return Difference(0.0, 0.0, f"{start}returns NaN or infinity for {wrong} predictions")
     gap = np.abs(got.astype(np.float64) - wanted)
     max_abs, mean_abs = float(gap.max()), float(gap.mean())
     failure = ""
@@ -78,5 +81,9 @@ def fingerprint(rows: Mapping[str, npt.NDArray[Any]]) -> str:
     for name in sorted(rows):
         values = rows[name]
         digest.update(f"{name}:{values.dtype}:{values.shape}\0".encode())
-        digest.update(b"\0".join(values.ravel()) if values.dtype == object else values.tobytes())
+        if values.dtype == object:
+            for text in values.ravel():
+                digest.update(len(text).to_bytes(8, "little") + text)
+        else:
+            digest.update(values.tobytes())
     return digest.hexdigest()

@@ -107,6 +107,10 @@ class _Source:
         batches = examples_io.read_batches(patterns, batch_size=_READ_ROWS)
         columns = (examples_io.to_columns(batch, features) for batch in batches)
         rows = core.draw_rows(columns, config.calibration_rows, config.seed)
+        if not rows or not len(next(iter(rows.values()))):
+            raise DataError(
+                f"Calibration needs at least one row in split {config.calibration_split!r}; got none."
+            )
         if preprocessing is None:
             return cls(None, rows, rows)
         return cls(preprocessing.convert(), rows, preprocessing.apply(rows))

@@ -89,7 +89,8 @@ class _Joiner:
             types = main.tensors[source].type, tensor.type
             if types[0] != types[1]:
                 raise DataError(
-                    f"{name!r} must have the same type in both files; got {types[0]} and {types[1]}."
+                    f"{name!r} must have the same type in both files; got "
+                    f"{_type_name(types[0])} and {_type_name(types[1])}."
                 )
             position.append(source)
         return position
@@ -148,7 +149,14 @@ def _code_key(code: Any) -> tuple[Any, ...]:
     return code.builtinCode, code.deprecatedBuiltinCode, code.customCode, code.version
 
 
+def _type_name(code: int) -> str:
+    names = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    return str(names.get(code, code))
+
+
 def _read(content: bytes) -> Any:
+    if content[4:8] != _IDENTIFIER:
+        raise DataError(f"A file to join must be a TFLite file; got {len(content)} bytes that are none.")
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     if len(model.signatureDefs or []) != 1:
         raise DataError(f"A file to join must have one signature; got {len(model.signatureDefs or [])}.")

@@ -69,7 +69,7 @@ class Preprocessing(tf.Module):
             name: _feed(features[name], spec) if name in features else _absent(spec, rows)
             for name, spec in self._transform.signature.items()
         }
-        made = self._transform.copy_into_graph(raw)
+        made = self._transform.copy_into_graph(raw, one_value_per_row=True)
         # identity: a feature that passes through unchanged is an output of its own
         return {name: tf.identity(made[name]) for name in self._wanted}
 
@@ -78,14 +78,20 @@ class Predictor(tf.Module):
     """A Keras model as a function of its inputs by name.
 
     Args:
-      model: Functional, with named inputs of fixed width.
+      model: Functional, with named inputs of fixed width and one output.
 
     Attributes:
       features: By name, NumPy dtype and shape of one row, of every input.
+
+    Raises:
+      DataError: An input is not of fixed width, or there is more than one output.
     """
 
     def __init__(self, model: tf_keras.Model) -> None:
         super().__init__()
+        if len(model.outputs) != 1:
+            names = ", ".join(sorted(model.output_names))
+            raise DataError(f"A model to convert must have one output; got {len(model.outputs)}: {names}.")
         self._model = model
         inputs = zip(model.input_names, model.inputs, strict=True)
         self.features = {name: _describe(name, t, scalars=False) for name, t in inputs}

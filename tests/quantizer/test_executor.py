@@ -1,0 +1,242 @@
+"""The executor on real artifacts: every candidate proved, failures kept with their reason."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfx_mobile.common import candidates, ladder
+from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.interpreter import TFLiteModel
+from tfx_mobile.quantizer import core
+from tfx_mobile.quantizer.config import Mode, QuantizerConfig
+
+pytestmark = pytest.mark.pipeline
+
+ROWS = 100
+
+
+def quantize(folder: Path, examples: Any, *, graph: Any = None, **sources: Any) -> Path:
+    """Runs the executor and returns the folder of the candidates."""
+    from tfx_mobile.common.artifacts import ModelCandidates
+    from tfx_mobile.quantizer.executor import Executor
+
+    made = ModelCandidates()
+    made.uri = str(folder)
+    modes = sources.pop("modes", tuple(Mode))
+    inputs = {"examples": [examples], **{name: [artifact] for name, artifact in sources.items()}}
+    if graph is not None:
+        inputs["transform_graph"] = [graph]
+    config = QuantizerConfig(modes=modes, calibration_rows=ROWS)
+    Executor().Do(inputs, {"candidates": [made]}, {"config": config.to_json()})
+    return folder
+
+
+def model_artifact(folder: Path, model: Any) -> Any:
+    """Saves a Keras model as a stock Trainer does."""
+    from tfx.types import standard_artifacts
+
+    artifact = standard_artifacts.Model()
+    artifact.uri = str(folder)
+    model.save(folder / "Format-Serving", save_format="tf", include_optimizer=False)
+    return artifact
+
+
+def load(folder: Path) -> Any:
+    import tf_keras
+
+    return tf_keras.models.load_model(folder, compile=False)
+
+
+@pytest.fixture(scope="module")
+def made(trips: Any, trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Candidates of the ladder, taking raw features."""
+    folder = tmp_path_factory.mktemp("candidates")
+    return quantize(folder, trips.raw_examples(), graph=trips.transform_graph(), models=trained["models"])
+
+
+def test_every_rung_is_there_in_every_mode(made: Path) -> None:
+    found = candidates.read(made)
+    wanted = [f"{rung}-{mode.value}" for rung in ("s0", "s50") for mode in Mode]
+    assert [candidate.name for candidate in found.candidates] == wanted
+    assert [candidate.failure for candidate in found.candidates] == [""] * 8
+    assert found.reference == "s0-float32"
+    assert found.raw_inputs
+
+
+def test_sizes_and_hashes_are_those_of_the_files(made: Path) -> None:
+    for candidate in candidates.read(made).usable():  # reading checks each hash
+        content = candidates.model_path(made, candidate.name).read_bytes()
+        assert candidate.size_bytes == len(content)
+        assert candidate.gz_size_bytes == candidates.gz_size_bytes(content)
+
+
+def test_float32_agrees_with_keras_to_a_ten_thousandth(made: Path, trained: Any, trips: Any) -> None:
+    for rung in ladder.read(Path(trained["models"].uri)).rungs:
+        model = load(Path(trained["models"].uri) / rung.name)
+        inputs = {name: trips.transformed[name] for name in model.input_names}
+        wanted = model.predict(inputs, verbose=0, batch_size=1024)
+        found = TFLiteModel(candidates.model_path(made, f"{rung.name}-float32"))
+        got = found.predict({name: trips.raw[name] for name in found.inputs})
+        assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_candidates_take_raw_features_and_no_label(made: Path) -> None:
+    for candidate in candidates.read(made).usable():
+        inputs = TFLiteModel(candidates.model_path(made, candidate.name)).inputs
+        assert set(inputs) == {"company", "epoch_s", "latitude", "miles"}
+
+
+def test_the_differences_in_the_manifest_are_those_of_the_drawn_rows(
+    made: Path, trained: Any, trips: Any
+) -> None:
+    positions = core.draw_rows(iter([{"row": np.arange(len(trips.raw["miles"]))}]), ROWS, seed=1)["row"]
+    model = load(Path(trained["models"].uri) / "s0")
+    inputs = {name: trips.transformed[name][positions] for name in model.input_names}
+    wanted = model.predict(inputs, verbose=0)
+    by_name = {candidate.name: candidate for candidate in candidates.read(made).candidates}
+    for mode in (Mode.DYNAMIC_RANGE, Mode.INT8):
+        name = f"s0-{mode.value}"
+        found = TFLiteModel(candidates.model_path(made, name))
+        got = found.predict({key: trips.raw[key][positions] for key in found.inputs})
+        gap = np.abs(got - wanted)
+        # the manifest's wanted values come from another batch size: float32 rounding of fares of about 10
+        assert by_name[name].max_abs_error == pytest.approx(gap.max(), abs=1e-4)
+        assert by_name[name].mean_abs_error == pytest.approx(gap.mean(), abs=1e-4)
+
+
+def test_calibration_is_in_the_manifest_and_repeats(made: Path, trips: Any) -> None:
+    found = candidates.read(made).calibration
+    assert found | {"sha256": ""} == {"rows": "100", "seed": "1", "split": "train", "sha256": ""}
+    names = ("company", "epoch_s", "latitude", "miles")
+    again = core.draw_rows(iter([{name: trips.raw[name] for name in names}]), ROWS, seed=1)
+    assert found["sha256"] == core.fingerprint(again)
+
+
+def test_the_manifest_is_the_last_file(made: Path) -> None:
+    manifest = made / candidates.MANIFEST
+    others = [path for path in made.rglob("*") if path.is_file() and path != manifest]
+    assert len(others) == 8
+    assert all(path.stat().st_mtime_ns <= manifest.stat().st_mtime_ns for path in others)
+
+
+def test_a_model_of_a_stock_trainer_needs_neither_ladder_nor_graph(
+    trips: Any, trained: Any, tmp_path: Path
+) -> None:
+    folder = quantize(
+        tmp_path / "out",
+        trips.transformed_examples(),
+        model=trained["model"],
+        modes=(Mode.INT8,),
+    )
+    found = candidates.read(folder)
+    assert [candidate.name for candidate in found.usable()] == ["model-float32", "model-int8"]
+    assert found.reference == "model-float32"
+    assert not found.raw_inputs
+    inputs = TFLiteModel(candidates.model_path(folder, "model-int8")).inputs
+    assert set(inputs) == {"company_id", "date_z", "latitude_z", "miles", "miles_z"}
+
+
+def two_rungs(folder: Path, dense: Any, sparse: Any) -> Any:
+    """Returns a ladder of these Keras models."""
+    from tfx_mobile.common.artifacts import ModelLadder
+
+    rungs = []
+    for name, model in (("s0", dense), ("s50", sparse)):
+        model.save(folder / name, save_format="tf", include_optimizer=False)
+        rungs.append(ladder.Rung(name, 0.0, (), 1, {"loss": 1.0}))
+    ladder.Ladder(tuple(rungs), "s0").write(folder)
+    artifact = ModelLadder()
+    artifact.uri = str(folder)
+    return artifact
+
+
+def miles_model(function: Any = None) -> Any:
+    import tf_keras
+
+    given = tf_keras.Input((1,), name="miles")
+    found = tf_keras.layers.Dense(4, activation="relu", kernel_initializer="ones")(given)
+    found = tf_keras.layers.Dense(1, kernel_initializer="ones")(found)
+    if function is not None:
+        found = tf_keras.layers.Lambda(function)(found)
+    return tf_keras.Model({"miles": given}, found)
+
+
+def lgamma(x: Any) -> Any:
+    import tensorflow as tf  # in here, because Keras stores the function without its module
+
+    return tf.math.lgamma(x)
+
+
+def test_a_rung_that_does_not_convert_is_kept_with_its_op_and_stops_no_other(
+    trips: Any, tmp_path: Path
+) -> None:
+    models = two_rungs(tmp_path / "models", miles_model(), miles_model(lgamma))
+    folder = quantize(
+        tmp_path / "out", trips.transformed_examples(), models=models, modes=(Mode.FLOAT32, Mode.FLOAT16)
+    )
+    failures = {candidate.name: candidate.failure for candidate in candidates.read(folder).candidates}
+    refused = (
+        "the TFLite converter refuses: no built-in TFLite op for tf.Lgamma; rewrite that part of the model"
+    )
+    assert failures == {
+        "s0-float32": "",
+        "s0-float16": "",
+        "s50-float32": refused,
+        "s50-float16": refused,
+    }
+    assert {path.parent.name for path in folder.glob("*/model.tflite")} == {"s0-float32", "s0-float16"}
+
+
+def test_a_rung_that_predicts_nan_is_kept_with_its_reason(trips: Any, tmp_path: Path) -> None:
+    models = two_rungs(tmp_path / "models", miles_model(), miles_model(lambda x: (x - x) / (x - x)))
+    folder = quantize(tmp_path / "out", trips.transformed_examples(), models=models, modes=(Mode.FLOAT32,))
+    failures = {candidate.name: candidate.failure for candidate in candidates.read(folder).candidates}
+    assert failures == {
+        "s0-float32": "",
+        "s50-float32": "cannot be compared: the Keras model returns NaN or infinity for 100 predictions",
+    }
+
+
+def test_a_dense_model_that_does_not_convert_is_refused_and_leaves_no_manifest(
+    trips: Any, tmp_path: Path
+) -> None:
+    model = model_artifact(tmp_path / "model", miles_model(lgamma))
+    with pytest.raises(
+        DataError,
+        match=re.escape(
+            "The dense float32 model must convert, because everything is compared with it; the TFLite "
+            "converter refuses: no built-in TFLite op for tf.Lgamma; rewrite that part of the model."
+        ),
+    ):
+        quantize(tmp_path / "out", trips.transformed_examples(), model=model, modes=(Mode.FLOAT32,))
+    assert not (tmp_path / "out" / candidates.MANIFEST).exists()
+
+
+def test_a_split_without_rows_is_refused(trained: Any, tmp_path: Path) -> None:
+    from awkward import empty_examples
+
+    with pytest.raises(
+        DataError, match=re.escape("Calibration needs at least one row in split 'train'; got none.")
+    ):
+        quantize(tmp_path / "out", empty_examples(tmp_path / "rows"), model=trained["model"])
+
+
+def test_a_ladder_that_was_not_finished_is_refused(trips: Any, trained: Any, tmp_path: Path) -> None:
+    from tfx_mobile.common.artifacts import ModelLadder
+
+    artifact = ModelLadder()
+    artifact.uri = str(tmp_path)
+    with pytest.raises(
+        DataError, match=re.escape(f"A models artifact must hold ladder.json; got none in {tmp_path}")
+    ):
+        quantize(tmp_path / "out", trips.transformed_examples(), models=artifact)
+
+
+def test_the_manifest_is_plain_json(made: Path) -> None:
+    found = json.loads((made / candidates.MANIFEST).read_text())
+    assert found["reference"] == "s0-float32"
+    assert len(found["candidates"]) == 8
