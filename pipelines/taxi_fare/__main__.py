@@ -16,6 +16,7 @@ from tfx_mobile.orchestration import run_log
 from tfx_mobile.size_latency_evaluator.config import AccuracyGate, Gate, LatencyGate, Metric, SizeGate
 
 LOG_FILE = "run.log"
+EPOCHS = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return demo.run(
             source,
             feature_set=arguments.features,
+            epochs=arguments.epochs,
             gates=_gates(arguments),
             workspace=workspace,
             log_file=workspace / LOG_FILE,
@@ -67,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         default=Path("workspace"),
         help="where artifacts, metadata, registry and log go (default: workspace)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=EPOCHS,
+        metavar="N",
+        help=f"of the dense model, at most (default: {EPOCHS})",
     )
     gates = parser.add_argument_group("gates, besides those that are always there")
     gates.add_argument("--max-rmse", type=float, metavar="FARE", help="on the evaluation rows")

@@ -26,12 +26,21 @@ from tfx_mobile.size_latency_evaluator.evaluation import Evaluation
 _BASELINES_FILE = "baselines.json"
 
 
-def run(source: Data, *, feature_set: str, gates: tuple[Gate, ...], workspace: Path, log_file: Path) -> int:
+def run(
+    source: Data,
+    *,
+    feature_set: str,
+    epochs: int,
+    gates: tuple[Gate, ...],
+    workspace: Path,
+    log_file: Path,
+) -> int:
     """Runs the pipeline and prints what came out.
 
     Args:
       source: The rows.
       feature_set: 'engineered' or 'raw'.
+      epochs: Of the dense model, at most.
       gates: Added to the pipeline's own.
       workspace: For artifacts, metadata and registry.
       log_file: For everything TFX says.
@@ -47,6 +56,7 @@ def run(source: Data, *, feature_set: str, gates: tuple[Gate, ...], workspace: P
             source,
             registry=registry,
             feature_set=feature_set,
+            epochs=epochs,
             gates=(*pipeline.DEFAULT_GATES, *gates),
             **local.local_settings(workspace),
         ),

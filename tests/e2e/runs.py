@@ -53,7 +53,7 @@ class Finished:
         return dict(self.result.outputs[component][key][0].properties)
 
 
-def run_taxi(workspace: Path, *, gates: tuple[Any, ...] = ()) -> Finished:
+def run_taxi(workspace: Path) -> Finished:
     """Runs the pipeline in `workspace` with few epochs; a second call continues there.
 
     The gate on latency lets through what only a noisy machine makes slow; how latency is judged is tested
@@ -73,9 +73,8 @@ def run_taxi(workspace: Path, *, gates: tuple[Any, ...] = ()) -> Finished:
         pipeline.create_pipeline(
             data.chicago(),
             registry=workspace / "registry",
-            gates=(*loose, *gates),
+            gates=loose,
             epochs=SMALL_EPOCHS,
-            sparsities=(0.0, 0.75),
             **local.local_settings(workspace),
         ),
         log_file=workspace / "run.log",
