@@ -179,8 +179,10 @@ def test_a_rung_that_does_not_convert_is_kept_with_its_op_and_stops_no_other(
         tmp_path / "out", trips.transformed_examples(), models=models, modes=(Mode.FLOAT32, Mode.FLOAT16)
     )
     failures = {candidate.name: candidate.failure for candidate in candidates.read(folder).candidates}
-    refused = "the TFLite converter refuses: no built-in TFLite op for tf.AsString, tf.StringLength; "
-            "rewrite that part of the model"
+    refused = (
+        "the TFLite converter refuses: no built-in TFLite op for tf.AsString, tf.StringLength; "
+        "rewrite that part of the model"
+    )
     assert failures == {
         "s0-float32": "",
         "s0-float16": "",
