@@ -59,12 +59,12 @@ def test_zeros_are_counted_in_the_given_order() -> None:
 
 
 def test_a_layer_that_falls_short_is_refused_with_all_layers() -> None:
-    layers = [LayerSparsity("hidden_1/kernel", 1000, 748), LayerSparsity("hidden_2/kernel", 1000, 747)]
+    layers = [LayerSparsity("hidden_1/kernel", 1000, 749), LayerSparsity("hidden_2/kernel", 1000, 748)]
     with pytest.raises(
         DataError,
         match=re.escape(
-            "Each pruned layer must be 75.0% zeros; 'hidden_2/kernel' has 747 of 1000. All layers: "
-            "hidden_1/kernel 748/1000; hidden_2/kernel 747/1000."
+            "Each pruned layer must be 75.0% zeros; 'hidden_2/kernel' has 748 of 1000. All layers: "
+            "hidden_1/kernel 749/1000; hidden_2/kernel 748/1000."
         ),
     ):
         core.check_sparsity(layers, 0.75)

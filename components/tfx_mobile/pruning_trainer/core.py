@@ -9,8 +9,8 @@ import numpy.typing as npt
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import LayerSparsity, Rung
 
-TIE_SHARE = 0.001  # of a weight's size that may tie with the smallest weight kept
 RAMP_SHARE = 0.5  # of a rung's steps: sparsity rises, then the rest is fine-tuned with fixed masks
+_ROUNDING_SHARE = 1e-6  # tfmot counts weights in float32
 _MASK_UPDATES = 20  # how often the masks are renewed while sparsity rises, about
 
 
@@ -56,13 +56,13 @@ def count_zeros(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[LayerSparsity,
 def check_sparsity(layers: Sequence[LayerSparsity], target_fraction: float) -> None:
     """Refuses weights that have fewer zeros than asked for.
 
-    A mask keeps round(size * (1 - sparsity)) weights and all that tie with the smallest of them, so a layer
-    may be short by one weight and by `TIE_SHARE` of its size.
+    A mask keeps round(size * (1 - sparsity)) weights and one more when two tie for the last place, so a layer
+    may be short by a weight and a half.
 
     Raises:
       DataError: A layer is short; the message has the table of all layers.
     """
-    short = [x for x in layers if x.num_zeros < x.num_weights * (target_fraction - TIE_SHARE) - 1]
+    short = [x for x in layers if x.num_zeros < x.num_weights * (target_fraction - _ROUNDING_SHARE) - 1.5]
     if short:
         table = "; ".join(f"{x.weight} {x.num_zeros}/{x.num_weights}" for x in layers)
         raise DataError(
