@@ -7,6 +7,7 @@ child processes) are caught too. Does not know what is being run.
 import contextlib
 import ctypes
 import datetime
+import io
 import logging
 import os
 import sys
@@ -110,8 +111,12 @@ def _still_visible(stream: TextIO, kept: dict[int, int]) -> tuple[TextIO, bool]:
 
 
 def _writer(stream: TextIO, descriptor: int) -> TextIO:
-    """Returns a stream on the descriptor: itself, or (in a notebook or a test) one that stays open."""
-    if _descriptor(stream) == descriptor:
+    """Returns a stream on the descriptor: itself, or (in a notebook or a test) one that stays open.
+
+    It writes line by line from now on, so that the log of a killed process has what was printed until then.
+    """
+    if isinstance(stream, io.TextIOWrapper) and _descriptor(stream) == descriptor:
+        stream.reconfigure(line_buffering=True)
         return stream
     return open(descriptor, "w", buffering=1, closefd=False, errors="backslashreplace")
 
