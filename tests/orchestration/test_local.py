@@ -39,7 +39,8 @@ def stop_in_patient(workspace: Path, how: signal.Signals, *, on_terminal: bool) 
     program = [sys.executable, str(Path(__file__).with_name("tiny_pipeline.py")), str(workspace)]
     reader, writer = os.openpty() if on_terminal else os.pipe()
     error_reader, error_writer = os.pipe()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    # PYTHONUNBUFFERED would hide what a killed process has not written yet.
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "PYTHONUNBUFFERED": ""}
     process = subprocess.Popen(program, stdout=writer, stderr=error_writer, env=environment)
     os.close(writer)
     os.close(error_writer)
