@@ -117,9 +117,11 @@ def _print_verdict(console: Console, found: Evaluation) -> None:
     if not found.chosen:
         return
     for verdict in found.candidate(found.chosen).verdicts:
-        value = "-" if verdict.value is None else f"{verdict.value:.4g}"
-        bound = "" if verdict.bound is None else f" (95 % bound {verdict.bound:.4g})"
-        margin = "-" if verdict.margin is None else f"{verdict.margin:+.4g}"
+        value = "-" if verdict.value is None else _shown(verdict.value)
+        bound = "" if verdict.bound is None else f" (95 % bound {_shown(verdict.bound)})"
+        margin = (
+            "-" if verdict.margin is None else f"{'+' if verdict.margin >= 0 else ''}{_shown(verdict.margin)}"
+        )
         console.print(f"  {verdict.status.value:<5} {verdict.gate}: got {value}{bound}, margin {margin}")
 
 
@@ -137,6 +139,10 @@ def _print_comparison(console: Console, found: Evaluation, others: Baselines) ->
         f"({_better(metrics['mae'], others.mean_mae)}) and {others.linear_mae:.2f} "
         f"({_better(metrics['mae'], others.linear_mae)})."
     )
+
+
+def _shown(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _better(value: float, other: float) -> str:
