@@ -13,6 +13,9 @@ from tfx.utils import path_utils
 from tfx_mobile.common.errors import DataError
 
 TFLITE_FILE = "tflite"  # the name TFMA and the stock Evaluator look for
+# Custom properties by which the evaluator tells the pusher and the runner what it found.
+FIGURES_PROPERTY = "figures"
+VERDICT_PROPERTY = "verdict"
 
 
 class ModelLadder(types.Artifact):

@@ -14,9 +14,7 @@ from tfx_mobile.registry import records
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry_pusher.config import PusherConfig
 
-FIGURES_PROPERTY = "figures"
 REASON_PROPERTY = "reason"
-_VERDICT_PROPERTY = "verdict"
 
 
 class Executor(base_executor.BaseExecutor):
@@ -35,7 +33,10 @@ class Executor(base_executor.BaseExecutor):
         blessing = artifact_utils.get_single_instance(input_dict["blessing"])
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not model_utils.is_model_blessed(blessing):
-            reason = blessing.get_string_custom_property(_VERDICT_PROPERTY) or "the blessing says NOT_BLESSED"
+            reason = (
+                blessing.get_string_custom_property(artifacts.VERDICT_PROPERTY)
+                or "the blessing says NOT_BLESSED"
+            )
             logging.warning("%s is not pushed: %s", config.model_name, reason)
             pushed.set_int_custom_property("pushed", 0)
             pushed.set_string_custom_property(REASON_PROPERTY, reason)
@@ -57,11 +58,13 @@ class Executor(base_executor.BaseExecutor):
 
     def _metadata(self, model: types.Artifact, blessing: types.Artifact) -> dict[str, Any]:
         """What is signed with the version: the candidate's figures, the verdict, where it came from."""
-        figures = model.get_string_custom_property(FIGURES_PROPERTY)
+        figures = model.get_string_custom_property(artifacts.FIGURES_PROPERTY)
         context = self._context
         return {
-            "figures": jsonable.loads(figures, where=f"property '{FIGURES_PROPERTY}'") if figures else {},
-            "verdict": blessing.get_string_custom_property(_VERDICT_PROPERTY),
+            "figures": jsonable.loads(figures, where=f"property '{artifacts.FIGURES_PROPERTY}'")
+            if figures
+            else {},
+            "verdict": blessing.get_string_custom_property(artifacts.VERDICT_PROPERTY),
             "pipeline": context.pipeline_info.id if context and context.pipeline_info else "",
             "pipeline_run": context.pipeline_run_id if context and context.pipeline_run_id else "",
             "model_artifact": str(model.id),

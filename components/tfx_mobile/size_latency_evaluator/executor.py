@@ -18,8 +18,6 @@ from tfx_mobile.size_latency_evaluator.evaluation import Evaluation
 from tfx_mobile.size_latency_evaluator.examples import Features, Rows, read_rows
 
 FIRST_RELEASE_PROPERTY = "first_release"
-FIGURES_PROPERTY = "figures"
-VERDICT_PROPERTY = "verdict"
 
 
 class Executor(base_executor.BaseExecutor):
@@ -94,7 +92,7 @@ def _tflite(model: types.Artifact) -> Path:
 def _write_model(model: types.Artifact, found: Evaluation, source: Path) -> None:
     folder = Path(path_utils.serving_model_dir(model.uri))
     folder.mkdir(parents=True, exist_ok=True)
-    model.set_string_custom_property(FIGURES_PROPERTY, evaluations.figures(found))
+    model.set_string_custom_property(artifacts.FIGURES_PROPERTY, evaluations.figures(found))
     if found.chosen:
         content = candidates.model_path(source, found.chosen).read_bytes()
         files.write_atomically(folder / artifacts.TFLITE_FILE, content)
@@ -121,7 +119,7 @@ def _write_blessing(
     if baseline is not None:
         blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline.uri)
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id)
-    blessing.set_string_custom_property(VERDICT_PROPERTY, evaluations.verdict_line(found))
+    blessing.set_string_custom_property(artifacts.VERDICT_PROPERTY, evaluations.verdict_line(found))
     blessing.set_int_custom_property(
         constants.ARTIFACT_PROPERTY_BLESSED_KEY,
         constants.BLESSED_VALUE if found.blessed else constants.NOT_BLESSED_VALUE,
