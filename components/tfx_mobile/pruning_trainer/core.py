@@ -56,8 +56,8 @@ def count_zeros(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[LayerSparsity,
 def check_sparsity(layers: Sequence[LayerSparsity], target_fraction: float) -> None:
     """Refuses weights that have fewer zeros than asked for.
 
-    A mask keeps round(size * (1 - sparsity)) weights and one more when two tie for the last place (in 1 of 200
-    freshly drawn weights of 32,768), so a layer may be short by a weight and a half.
+    A mask keeps round(size * (1 - sparsity)) weights and one more when two tie for the last place (in
+    1 of 200 freshly drawn weights of 32,768), so a layer may be short by a weight and a half.
 
     Raises:
       DataError: A layer is short; the message has the table of all layers.
