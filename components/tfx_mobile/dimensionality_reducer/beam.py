@@ -1,100 +1,208 @@
-"""The two passes over the rows: gather moments, write reduced Examples. Batches only, never single rows."""
+"""The two passes over the rows: gather statistics, write reduced rows. Batches only, never single rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy import sparse
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
 from tfx_mobile.common import examples
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.dimensionality_reducer import core
-from tfx_mobile.dimensionality_reducer.config import PCA, ReducerConfig
-from tfx_mobile.dimensionality_reducer.core import Moments, Projection
+from tfx_mobile.dimensionality_reducer.config import NotFinite, OneHot, ReducerConfig, Reduction
+from tfx_mobile.dimensionality_reducer.models import Fitted
+from tfx_mobile.dimensionality_reducer.rows import Rows
+from tfx_mobile.dimensionality_reducer.statistics import Statistics, refuse_not_finite, refused
+from tfx_mobile.dimensionality_reducer.transform_graph import InputLayout
+
+COUNTS = "counts"  # tag of what a split's rows were like
 
 
-class MomentsFn(beam.CombineFn):
-    """Merges the moments of batches, in any order and any tree."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-
-    def create_accumulator(self) -> Moments:
-        """Returns the moments of no rows."""
-        return Moments.zero(self._width)
-
-    def add_input(self, accumulator: Moments, batch: npt.NDArray[np.float64]) -> Moments:
-        """Adds the rows of one batch, shape (n, d)."""
-        return accumulator.merge(Moments.of(batch))
-
-    def merge_accumulators(self, accumulators: Iterable[Moments]) -> Moments:
-        """Merges partial results."""
-        return core.merge_all(accumulators, self._width)
-
-    def extract_output(self, accumulator: Moments) -> Moments:
-        """Returns the moments of all rows."""
-        return accumulator
-
-
-def matrix(
-    batch: pa.RecordBatch, inputs: Sequence[str], widths: Mapping[str, int]
-) -> npt.NDArray[np.float32]:
-    """Returns the input features of a batch side by side, shape (n, d), float32."""
-    columns = examples.to_columns(batch, {name: (np.float32, (widths[name],)) for name in inputs})
-    return np.concatenate([columns[name] for name in inputs], axis=1)
-
-
-def fit(batches: beam.PCollection, reduction: PCA, widths: Mapping[str, int]) -> beam.PCollection:
-    """Returns the moments of all rows for one reduction, a collection of one element."""
-    width = sum(widths[name] for name in reduction.inputs)
-    return (
-        batches
-        | f"Matrix[{reduction.output}]" >> beam.Map(lambda batch: matrix(batch, reduction.inputs, widths))
-        | f"Moments[{reduction.output}]" >> beam.CombineGlobally(MomentsFn(width))
+def read_rows(batch: pa.RecordBatch, reduction: Reduction, layout: InputLayout) -> Rows:
+    """Returns the inputs of a reduction in a batch."""
+    wanted = {name: (np.float32, (layout.widths[name],)) for name in reduction.numeric}
+    columns = examples.to_columns(batch, wanted)
+    numbers = [columns[name] for name in reduction.numeric]
+    counts = [_one_hot(batch, one, layout.widths[one]) for one in reduction.one_hot]
+    return Rows.of(
+        np.concatenate(numbers, axis=1) if numbers else np.zeros((batch.num_rows, 0)),
+        sparse.hstack(counts, format="csr") if counts else None,
     )
 
 
+def read_labels(batch: pa.RecordBatch, label_key: str, *, is_text: bool) -> npt.NDArray[Any]:
+    """Returns the label of each row, shape (n,): float64, or bytes objects where it is a string."""
+    found = examples.to_columns(batch, {label_key: (np.bytes_ if is_text else np.float64, (1,))})
+    return found[label_key][:, 0]
+
+
+class FitFn(beam.CombineFn):
+    """Gathers the statistics of all reductions, in any order and any tree of merges."""
+
+    def __init__(self, config: ReducerConfig, layout: InputLayout) -> None:
+        self._config, self._layout = config, layout
+
+    def create_accumulator(self) -> list[Statistics]:
+        """Returns the statistics of no rows, one for each reduction."""
+        widths = self._layout.widths
+        return [
+            Statistics(one, sum(widths[name] for name in one.numeric), one.width(widths))
+            for one in self._config.reductions
+        ]
+
+    def add_input(self, accumulator: list[Statistics], batch: pa.RecordBatch) -> list[Statistics]:
+        """Adds the rows of one batch."""
+        label_key = self._config.label_key
+        labels = read_labels(batch, label_key, is_text=self._layout.label_is_text) if label_key else None
+        for reduction, statistics in zip(self._config.reductions, accumulator, strict=True):
+            statistics.add(read_rows(batch, reduction, self._layout), labels)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[list[Statistics]]) -> list[Statistics]:
+        """Merges partial results."""
+        total = self.create_accumulator()
+        for accumulator in accumulators:
+            for one, other in zip(total, accumulator, strict=True):
+                one.merge(other)
+        return total
+
+    def extract_output(self, accumulator: list[Statistics]) -> list[Statistics]:
+        """Returns the statistics of all rows."""
+        return accumulator
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCounts:
+    """What the rows of a split were like.
+
+    Attributes:
+      num_rows: Rows read.
+      num_dropped: Rows left out because of NaN or infinity.
+      num_imputed: Values that the mean stands in for.
+      refused: By column, values that are NaN or infinite and that the settings do not provide for.
+    """
+
+    num_rows: int = 0
+    num_dropped: int = 0
+    num_imputed: int = 0
+    refused: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def total(cls, parts: Iterable["SplitCounts"]) -> "SplitCounts":
+        """Returns the sums."""
+        found = cls()
+        for part in parts:
+            names = {*found.refused, *part.refused}
+            found = cls(
+                found.num_rows + part.num_rows,
+                found.num_dropped + part.num_dropped,
+                found.num_imputed + part.num_imputed,
+                {name: found.refused.get(name, 0) + part.refused.get(name, 0) for name in sorted(names)},
+            )
+        return found
+
+    def check(self, split: str) -> None:
+        """Raises DataError if the split has no rows or values that were not provided for."""
+        if not self.num_rows:
+            raise DataError(
+                f"Split '{split}' must have rows; got none. Leave it out of the Examples or fill it."
+            )
+        refuse_not_finite(dict(self.refused), self.num_rows, split)
+
+
 class ReduceBatches(beam.DoFn):
-    """Replaces the input features of each batch by the components and encodes the rows as tf.Examples."""
+    """Replaces the input features of each batch by the outputs; tells on the side what the rows were like."""
 
-    def __init__(
-        self,
-        config: ReducerConfig,
-        projections: Mapping[str, Projection],
-        widths: Mapping[str, int],
-        schema: schema_pb2.Schema,
-        split: str,
-    ) -> None:
-        self._config, self._projections, self._widths = config, dict(projections), dict(widths)
-        self._schema, self._split = schema, split
+    def __init__(self, config: ReducerConfig, fitted: Mapping[str, Fitted], layout: InputLayout) -> None:
+        self._config, self._fitted, self._layout = config, dict(fitted), layout
 
-    def setup(self) -> None:
-        """Makes the encoder, which does not travel."""
-        self._encoder = example_coder.RecordBatchToExamplesEncoder(self._schema)
-
-    def process(self, batch: pa.RecordBatch) -> Iterable[bytes]:
-        """Yields the reduced rows of a batch, serialised."""
+    def process(self, batch: pa.RecordBatch) -> Iterable[Any]:
+        """Yields the batch reduced, and its counts with the tag COUNTS."""
+        num_rows, keep = batch.num_rows, np.ones(batch.num_rows, bool)
+        outputs, num_imputed = {}, 0
+        bad: dict[str, int] = {}
+        for reduction in self._config.reductions:
+            rows, fitted = read_rows(batch, reduction, self._layout), self._fitted[reduction.output]
+            if not rows.all_finite():
+                found = rows.not_finite()
+                bad |= refused(reduction, fitted.columns, found.sum(axis=0), rows.num_numbers)
+                if reduction.not_finite is NotFinite.DROP_ROWS:
+                    keep &= ~found.any(axis=1)
+                elif reduction.not_finite is NotFinite.IMPUTE_MEAN:
+                    num_imputed += int(found[:, : rows.num_numbers].sum())
+            with np.errstate(invalid="ignore", over="ignore"):
+                outputs[reduction.output] = fitted.apply(rows)
+        yield beam.pvalue.TaggedOutput(COUNTS, SplitCounts(num_rows, int((~keep).sum()), num_imputed, bad))
         dropped = self._config.dropped_features()
         names = [name for name in batch.schema.names if name not in dropped]
         arrays = [batch.column(batch.schema.get_field_index(name)) for name in names]
-        for reduction in self._config.reductions:
-            values = core.project(
-                matrix(batch, reduction.inputs, self._widths), self._projections[reduction.output]
+        arrays += [_list_array(values) for values in outputs.values()]
+        reduced = pa.RecordBatch.from_arrays(arrays, [*names, *outputs])
+        yield reduced if keep.all() else reduced.filter(pa.array(keep))
+
+
+def _list_array(values: npt.NDArray[np.float32]) -> pa.ListArray:
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values.ravel()))
+
+
+def _one_hot(batch: pa.RecordBatch, one: OneHot, depth: int) -> Any:
+    indices, lengths = _flat(batch, one.feature)
+    weights = np.ones(len(indices), np.float32)
+    if one.weights:
+        weights, weight_lengths = _flat(batch, one.weights)
+        if not np.array_equal(lengths, weight_lengths):
+            row = int(np.argmax(lengths != weight_lengths))
+            raise DataError(
+                f"Feature {one.weights!r} must have one number for each index of {one.feature!r}; got a row "
+                f"with {weight_lengths[row]} and {lengths[row]}."
             )
-            if not np.isfinite(values).all():
-                raise DataError(
-                    f"The inputs of {reduction.output!r} must be finite; got NaN or infinity in "
-                    f"{int((~np.isfinite(values)).any(axis=1).sum())} of {len(values)} rows of a batch of "
-                    f"split '{self._split}'. Clean them in preprocessing_fn."
-                )
-            names.append(reduction.output)
-            arrays.append(
-                pa.ListArray.from_arrays(
-                    pa.array(np.arange(len(values) + 1) * values.shape[1], pa.int32()),
-                    pa.array(values.ravel()),
-                )
-            )
-        yield from self._encoder.encode(pa.RecordBatch.from_arrays(arrays, names))
+    owners = np.repeat(np.arange(batch.num_rows), lengths)
+    inside = (indices >= 0) & (indices < depth)
+    found = sparse.csr_matrix(
+        (weights[inside].astype(np.float32), (owners[inside], indices[inside])),
+        shape=(batch.num_rows, depth),
+    )
+    found.sum_duplicates()
+    return found
+
+
+def _flat(batch: pa.RecordBatch, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Returns all values of a list column and how many each row has."""
+    position = batch.schema.get_field_index(name)
+    if position < 0 or pa.types.is_null(batch.column(position).type):
+        return np.zeros(0, np.int64), np.zeros(batch.num_rows, np.int64)
+    column = batch.column(position)
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return column.flatten().to_numpy(zero_copy_only=False), lengths
+
+
+class Write(beam.PTransform):
+    """Writes batches as tf.Examples."""
+
+    def __init__(self, prefix: str, schema: schema_pb2.Schema) -> None:
+        self._prefix, self._schema = prefix, schema
+
+    def expand(self, rows: beam.PCollection) -> Any:
+        """Returns the names of the files."""
+        return (
+            rows
+            | beam.ParDo(_Encode(self._schema))
+            | beam.io.WriteToTFRecord(self._prefix, file_name_suffix=".gz")
+        )
+
+
+class _Encode(beam.DoFn):
+    def __init__(self, schema: schema_pb2.Schema) -> None:
+        self._schema = schema
+
+    def setup(self) -> None:
+        self._encoder = example_coder.RecordBatchToExamplesEncoder(self._schema)
+
+    def process(self, batch: pa.RecordBatch) -> Iterable[bytes]:
+        yield from self._encoder.encode(batch)

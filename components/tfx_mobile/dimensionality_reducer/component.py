@@ -8,7 +8,7 @@ from tfx.types import component_spec, standard_artifacts
 
 from tfx_mobile.common.artifacts import Reduction
 from tfx_mobile.common.fingerprint import source_fingerprint
-from tfx_mobile.dimensionality_reducer.config import PCA, ReducerConfig
+from tfx_mobile.dimensionality_reducer.config import AnyReduction, ReducerConfig
 from tfx_mobile.dimensionality_reducer.executor import Executor
 
 
@@ -42,6 +42,8 @@ class DimensionalityReducer(base_beam_component.BaseBeamComponent):
       examples: Transformed Examples, with a split 'train'.
       transform_graph: The TransformGraph they were made with.
       reductions: What to reduce, for example `[PCA(inputs=("a", "b"), output="pca", n_components=0.99)]`.
+      label_key: Name of the transformed label: the methods that learn from it need it, and the report colours
+        its picture of the rows by it.
 
     Raises:
       ConfigError: A setting is wrong.
@@ -51,9 +53,13 @@ class DimensionalityReducer(base_beam_component.BaseBeamComponent):
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
     def __init__(
-        self, examples: types.BaseChannel, transform_graph: types.BaseChannel, reductions: Sequence[PCA]
+        self,
+        examples: types.BaseChannel,
+        transform_graph: types.BaseChannel,
+        reductions: Sequence[AnyReduction],
+        label_key: str = "",
     ) -> None:
-        config = ReducerConfig(reductions=tuple(reductions))
+        config = ReducerConfig(reductions=tuple(reductions), label_key=label_key)
         super().__init__(
             spec=DimensionalityReducerSpec(
                 examples=examples,

@@ -1,5 +1,6 @@
-"""Do(): unpack, fit on the train split, write graph, examples and report."""
+"""Do(): unpack, fit on the train split, write examples, graph and report."""
 
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ from tfx_mobile.common.artifacts import split_pattern
 from tfx_mobile.dimensionality_reducer import beam as reducer_beam
 from tfx_mobile.dimensionality_reducer import core, report, transform_graph
 from tfx_mobile.dimensionality_reducer.config import ReducerConfig
+from tfx_mobile.dimensionality_reducer.models import Fitted
+from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics
+from tfx_mobile.dimensionality_reducer.transform_graph import InputLayout
 
-TRAIN_SPLIT = "train"
 _BATCH_ROWS = 4096
 _FILE_FORMAT = "tfrecords_gzip"
 
@@ -37,58 +40,95 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples = input_dict["examples"]
         graph_uri = artifact_utils.get_single_uri(input_dict["transform_graph"])
         output = tft.TFTransformOutput(graph_uri)
-        widths = transform_graph.feature_widths(output, config)
-        batches = _batch_source(examples, output)
+        layout = transform_graph.input_layout(output, config)
+        read = _batch_source(examples, output)
 
-        projections = self._fit(batches(split_pattern(examples, TRAIN_SPLIT)), config, widths)
-
-        reduced_uri = artifact_utils.get_single_uri(output_dict["reduced_transform_graph"])
-        transform_graph.write(graph_uri, reduced_uri, config, projections)
+        statistics = self._gather(read(split_pattern(examples, TRAIN_SPLIT)), config, layout)
+        fitted = {
+            reduction.output: core.fit(
+                reduction, found, reduction.columns(layout.widths, layout.words), config.label_key
+            )
+            for reduction, found in zip(config.reductions, statistics, strict=True)
+        }
         reduced = artifact_utils.get_single_instance(output_dict["reduced_examples"])
         _describe(reduced, like=examples[0])
-        schema = tft.TFTransformOutput(reduced_uri).transformed_metadata.schema
-        with self._make_beam_pipeline() as pipeline:
-            for split in artifact_utils.decode_split_names(reduced.split_names):
-                _ = (
-                    pipeline
-                    | f"Read[{split}]" >> batches(split_pattern(examples, split))
-                    | f"Reduce[{split}]"
-                    >> beam.ParDo(reducer_beam.ReduceBatches(config, projections, widths, schema, split))
-                    | f"Write[{split}]"
-                    >> beam.io.WriteToTFRecord(
-                        f"{artifact_utils.get_split_uri([reduced], split)}/reduced_examples",
-                        file_name_suffix=".gz",
-                    )
-                )
-        content = report.reduction_report(config, projections, widths)
+        try:
+            counts = self._reduce(
+                reduced, lambda split: read(split_pattern(examples, split)), output, config, fitted, layout
+            )
+            for split, found in counts.items():
+                found.check(split)
+        except BaseException:
+            fileio.rmtree(reduced.uri)  # a refused run leaves nothing
+            raise
+        transform_graph.write(
+            graph_uri,
+            artifact_utils.get_single_uri(output_dict["reduced_transform_graph"]),
+            config,
+            fitted,
+            layout.widths,
+        )
+        content = report.reduction_report(config, fitted)
         report_uri = artifact_utils.get_single_uri(output_dict["reduction"])
         fileio.makedirs(report_uri)
         with fileio.open(f"{report_uri}/{report.REPORT_FILE}", "w") as stream:
             stream.write(jsonable.dumps(content, indent=2))
 
-    def _fit(
-        self, read: beam.PTransform, config: ReducerConfig, widths: Mapping[str, int]
-    ) -> dict[str, core.Projection]:
-        # A Beam pipeline returns nothing; its result comes back through a file all workers can write.
+    def _gather(self, read: beam.PTransform, config: ReducerConfig, layout: InputLayout) -> list[Statistics]:
+        path = f"{self._get_tmp_dir()}/statistics"
+        with self._make_beam_pipeline() as pipeline:
+            _ = (
+                pipeline
+                | "ReadTrain" >> read
+                | "Gather" >> beam.CombineGlobally(reducer_beam.FitFn(config, layout))
+                | "Keep" >> beam.Map(_save, path)
+            )
+        found: list[Statistics] = _load(path)
+        return found
+
+    def _reduce(
+        self,
+        reduced: types.Artifact,
+        read: Any,
+        output: tft.TFTransformOutput,
+        config: ReducerConfig,
+        fitted: Mapping[str, Fitted],
+        layout: InputLayout,
+    ) -> dict[str, reducer_beam.SplitCounts]:
+        """Writes every split and returns what its rows were like."""
+        schema = transform_graph.reduced_schema(output.transformed_metadata.schema, config, fitted)
+        splits = artifact_utils.decode_split_names(reduced.split_names)
         folder = self._get_tmp_dir()
         with self._make_beam_pipeline() as pipeline:
-            rows = pipeline | "ReadTrain" >> read
-            # Numbered, not named: an output's name may have a slash.
-            for number, reduction in enumerate(config.reductions):
-                _ = reducer_beam.fit(rows, reduction, widths) | f"Keep[{reduction.output}]" >> beam.Map(
-                    _save_moments, f"{folder}/moments-{number}"
+            for number, split in enumerate(splits):
+                rows, counts = (
+                    pipeline
+                    | f"Read[{split}]" >> read(split)
+                    | f"Reduce[{split}]"
+                    >> beam.ParDo(reducer_beam.ReduceBatches(config, fitted, layout)).with_outputs(
+                        reducer_beam.COUNTS, main="rows"
+                    )
                 )
-        projections = {}
-        for number, reduction in enumerate(config.reductions):
-            with fileio.open(f"{folder}/moments-{number}", "rb") as stream:
-                moments = core.Moments.from_bytes(stream.read())
-            projections[reduction.output] = core.fit_pca(moments, reduction, reduction.columns(widths))
-        return projections
+                _ = (
+                    counts
+                    | f"Count[{split}]" >> beam.CombineGlobally(reducer_beam.SplitCounts.total)
+                    | f"KeepCounts[{split}]" >> beam.Map(_save, f"{folder}/counts-{number}")
+                )
+                _ = rows | f"Write[{split}]" >> reducer_beam.Write(
+                    f"{artifact_utils.get_split_uri([reduced], split)}/reduced_examples", schema
+                )
+        return {split: _load(f"{folder}/counts-{number}") for number, split in enumerate(splits)}
 
 
-def _save_moments(moments: core.Moments, path: str) -> None:
+# A Beam pipeline returns nothing; its results come back through files that all workers can write.
+def _save(value: Any, path: str) -> None:
     with fileio.open(path, "wb") as stream:
-        stream.write(moments.to_bytes())
+        stream.write(pickle.dumps(value))
+
+
+def _load(path: str) -> Any:
+    with fileio.open(path, "rb") as stream:
+        return pickle.loads(stream.read())
 
 
 def _describe(reduced: types.Artifact, *, like: types.Artifact) -> None:

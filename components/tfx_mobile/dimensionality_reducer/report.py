@@ -4,39 +4,43 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfx_mobile.dimensionality_reducer.config import ReducerConfig
-from tfx_mobile.dimensionality_reducer.core import Projection
+from tfx_mobile.dimensionality_reducer.models import Fitted, FloatArray
 
 REPORT_FILE = "reduction.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
-def reduction_report(
-    config: ReducerConfig, projections: Mapping[str, Projection], widths: Mapping[str, int]
-) -> dict[str, Any]:
+def reduction_report(config: ReducerConfig, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
     """Returns what each reduction did, as plain JSON values.
 
     Args:
       config: The reductions.
-      projections: By output name.
-      widths: Numbers per row of each input feature.
-
-    Returns:
-      `reductions`, a list with settings, columns, kept and total components, the variance of each and its
-      share, and `loadings`: per component, one number per column, (x - mean) @ loadings.
+      fitted: By output name.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "reductions": [
-            {
-                "settings": reduction.to_dict(),
-                "columns": reduction.columns(widths),
-                "mean": projections[reduction.output].mean.tolist(),
-                "num_components": projections[reduction.output].num_components,
-                "explained_variance": projections[reduction.output].explained_variance.tolist(),
-                "explained_variance_ratio": projections[reduction.output].explained_variance_ratio.tolist(),
-                "all_variances": projections[reduction.output].all_variances.tolist(),
-                "loadings": projections[reduction.output].matrix.T.tolist(),
-            }
-            for reduction in config.reductions
+            _one(reduction.to_dict(), fitted[reduction.output]) for reduction in config.reductions
         ],
     }
+
+
+def _one(settings: dict[str, Any], found: Fitted) -> dict[str, Any]:
+    return {
+        "settings": settings,
+        "columns": found.columns,
+        "num_components": found.num_outputs,
+        "num_rows": found.num_rows,
+        "explained_variance": _list(found.explained_variance),
+        "explained_variance_ratio": _list(found.explained_variance_ratio),
+        "all_variances": _list(found.all_variances),
+        "loadings": None if found.loadings is None else found.loadings.T.tolist(),
+        "kept": list(found.kept),
+        "dropped": found.dropped,
+        "scores": found.scores,
+        "notes": list(found.notes),
+    }
+
+
+def _list(values: FloatArray | None) -> list[float] | None:
+    return None if values is None else [float(value) for value in values]

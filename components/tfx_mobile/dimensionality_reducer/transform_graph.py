@@ -4,7 +4,9 @@ The original graph is copied in op by op, not called, so that `TFTransformOutput
 needs which input: the label can be left out when serving, as with TFT's own graphs.
 """
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -15,61 +17,141 @@ from tfx.utils import io_utils
 
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.tft_graph import TransformFunction
-from tfx_mobile.dimensionality_reducer.config import ReducerConfig
-from tfx_mobile.dimensionality_reducer.core import Projection
+from tfx_mobile.dimensionality_reducer.config import Input, OneHot, ReducerConfig
+from tfx_mobile.dimensionality_reducer.models import Fitted
+from tfx_mobile.dimensionality_reducer.tensor_rows import TensorRows
 
 
-def feature_widths(output: tft.TFTransformOutput, config: ReducerConfig) -> dict[str, int]:
-    """Returns the number of values each input feature has in a row.
+@dataclasses.dataclass(frozen=True)
+class InputLayout:
+    """What the inputs of the reductions look like in the transformed data.
+
+    Attributes:
+      widths: By input, its numbers per row (of a one-hot one, its depth).
+      words: Of one-hot inputs with a vocabulary, its words in order.
+      label_is_text: Whether the label is a string.
+    """
+
+    widths: dict[Input, int]
+    words: dict[OneHot, list[str]]
+    label_is_text: bool
+
+
+def input_layout(output: tft.TFTransformOutput, config: ReducerConfig) -> InputLayout:
+    """Returns the widths and words of all inputs.
 
     Raises:
-      ConfigError: A feature does not exist, is a string, is not of fixed width, or an output's name is taken.
+      ConfigError: A feature does not exist or is of the wrong kind, a depth is not known, an output's name is
+        taken, or the label is not one value a row.
     """
     spec = output.transformed_feature_spec()
-    widths = {}
-    for name in (name for reduction in config.reductions for name in reduction.inputs):
+    for name in sorted({*config.input_features(), *([config.label_key] if config.label_key else [])}):
         if name not in spec:
             raise ConfigError(
-                f"A reduction's inputs must be transformed features; got {name!r}. "
+                f"A reduction's inputs and label must be transformed features; got {name!r}. "
                 f"There are {', '.join(sorted(spec))}."
             )
-        if not isinstance(spec[name], tf.io.FixedLenFeature) or spec[name].dtype == tf.string:
-            raise ConfigError(f"Feature {name!r} must be numbers of fixed width; got {spec[name]}.")
-        widths[name] = int(tf.TensorShape(spec[name].shape).num_elements())
+    widths: dict[Input, int] = {}
+    words: dict[OneHot, list[str]] = {}
     for reduction in config.reductions:
+        for name in reduction.numeric:
+            widths[name] = _numeric_width(name, spec[name])
+        for one in reduction.one_hot:
+            words[one] = _words(output, one)
+            widths[one] = one.depth or len(words[one]) or _largest_index(output, one) + 1
+            _check_indices(one, spec)
         if reduction.output in spec:
             raise ConfigError(
                 f"Output {reduction.output!r} must be a new feature; the data has one of that name."
             )
-    return widths
+    return InputLayout(widths, words, _label_is_text(spec, config))
 
 
-def write(source: str, target: str, config: ReducerConfig, projections: Mapping[str, Projection]) -> None:
+def _numeric_width(name: str, spec: Any) -> int:
+    if not isinstance(spec, tf.io.FixedLenFeature) or spec.dtype == tf.string:
+        raise ConfigError(
+            f"Feature {name!r} must be numbers of fixed width; got {spec}. Vocabulary indices go in as "
+            f"OneHot({name!r})."
+        )
+    return int(tf.TensorShape(spec.shape).num_elements())
+
+
+def _check_indices(one: OneHot, spec: Mapping[str, Any]) -> None:
+    if spec[one.feature].dtype != tf.int64:
+        raise ConfigError(f"OneHot({one.feature!r}) must be vocabulary indices; got {spec[one.feature]}.")
+    if one.weights and (
+        type(spec[one.weights]) is not type(spec[one.feature]) or spec[one.weights].dtype != tf.float32
+    ):
+        raise ConfigError(
+            f"OneHot.weights must have one float32 for each index of {one.feature!r}; "
+            f"got {spec[one.weights]}."
+        )
+
+
+def _words(output: tft.TFTransformOutput, one: OneHot) -> list[str]:
+    if not one.vocabulary:
+        return []
+    try:
+        found = output.vocabulary_by_name(one.vocabulary)
+    except ValueError as error:
+        raise ConfigError(
+            f"OneHot.vocabulary must name a vocabulary of the TransformGraph; got {one.vocabulary!r}."
+        ) from error
+    return [word.decode(errors="replace") for word in found]
+
+
+def _largest_index(output: tft.TFTransformOutput, one: OneHot) -> int:
+    feature = next(f for f in output.transformed_metadata.schema.feature if f.name == one.feature)
+    if feature.int_domain.max < 1:
+        raise ConfigError(
+            f"OneHot({one.feature!r}) must have a depth; Transform's schema does not say how large its "
+            "indices get. Give depth or vocabulary."
+        )
+    return int(feature.int_domain.max)
+
+
+def _label_is_text(spec: Mapping[str, Any], config: ReducerConfig) -> bool:
+    if not config.label_key:
+        return False
+    label = spec[config.label_key]
+    if not isinstance(label, tf.io.FixedLenFeature) or tf.TensorShape(label.shape).num_elements() != 1:
+        raise ConfigError(f"The label {config.label_key!r} must be one value a row; got {label}.")
+    return bool(label.dtype == tf.string)
+
+
+def write(
+    source: str,
+    target: str,
+    config: ReducerConfig,
+    fitted: Mapping[str, Fitted],
+    widths: Mapping[Input, int],
+) -> None:
     """Writes the TransformGraph at `source`, with the reductions added, to `target`.
 
     Args:
       source: URI of a TransformGraph artifact.
       target: URI of the one to make.
       config: The reductions.
-      projections: By output name, the fitted reduction.
+      fitted: By output name, the fitted reduction.
+      widths: By input, its numbers per row.
 
     Raises:
       DataError: The graph was exported by TensorFlow 1 (`force_tf_compat_v1`).
     """
     output = tft.TFTransformOutput(source)
-    module = _compose(output, config, projections)
+    module = _compose(output, config, fitted, widths)
     tf.saved_model.save(module, f"{target}/{tft.TFTransformOutput.TRANSFORM_FN_DIR}")
     for folder in fileio.listdir(source):
         if folder != tft.TFTransformOutput.TRANSFORM_FN_DIR:
             io_utils.copy_dir(f"{source}/{folder}", f"{target}/{folder}")
-    schema = reduced_schema(output.transformed_metadata.schema, config, projections)
+    schema = reduced_schema(output.transformed_metadata.schema, config, fitted)
     metadata_io.write_metadata(
         dataset_metadata.DatasetMetadata(schema), f"{target}/{tft.TFTransformOutput.TRANSFORMED_METADATA_DIR}"
     )
 
 
 def reduced_schema(
-    schema: schema_pb2.Schema, config: ReducerConfig, projections: Mapping[str, Projection]
+    schema: schema_pb2.Schema, config: ReducerConfig, fitted: Mapping[str, Fitted]
 ) -> schema_pb2.Schema:
     """Returns the schema without the dropped features and with each output as a vector of fixed width."""
     reduced = schema_pb2.Schema()
@@ -81,12 +163,15 @@ def reduced_schema(
     for reduction in config.reductions:
         feature = reduced.feature.add(name=reduction.output, type=schema_pb2.FLOAT)
         feature.presence.min_fraction = 1.0
-        feature.shape.dim.add(size=projections[reduction.output].num_components)
+        feature.shape.dim.add(size=fitted[reduction.output].num_outputs)
     return reduced
 
 
 def _compose(
-    output: tft.TFTransformOutput, config: ReducerConfig, projections: Mapping[str, Projection]
+    output: tft.TFTransformOutput,
+    config: ReducerConfig,
+    fitted: Mapping[str, Fitted],
+    widths: Mapping[Input, int],
 ) -> tf.Module:
     original = TransformFunction(output)
 
@@ -94,7 +179,7 @@ def _compose(
     def transform_fn(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         transformed = original.copy_into_graph(features)
         reduced = {
-            r.output: _project(transformed, r.inputs, projections[r.output]) for r in config.reductions
+            r.output: fitted[r.output].apply(TensorRows(transformed, r, widths)) for r in config.reductions
         }
         return {k: v for k, v in transformed.items() if k not in config.dropped_features()} | reduced
 
@@ -103,12 +188,3 @@ def _compose(
     module.transform_fn = transform_fn
     transform_fn.get_concrete_function()
     return module
-
-
-def _project(features: Mapping[str, tf.Tensor], inputs: tuple[str, ...], projection: Projection) -> tf.Tensor:
-    parts = [tf.cast(features[name], tf.float32) for name in inputs]
-    widths = [int(part.shape[1:].num_elements()) for part in parts]
-    flat = [tf.reshape(part, (-1, width)) for part, width in zip(parts, widths, strict=True)]
-    joined = tf.concat(flat, axis=1) if len(flat) > 1 else flat[0]
-    centred = joined - tf.constant(projection.mean, tf.float32)
-    return tf.matmul(centred, tf.constant(projection.matrix, tf.float32))

@@ -1,0 +1,135 @@
+"""Rows of a reduction's inputs as tensors: the interface of rows.Rows inside a TensorFlow graph.
+
+Only operations that TFLite has as built-ins.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tfx_mobile.dimensionality_reducer.config import Input, OneHot, Reduction
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Indices:
+    """One-hot vectors that are not written out.
+
+    Attributes:
+      rows: Shape (m,), the row each index belongs to; None where every row has the same number.
+      indices: Shape (m,), or (n, width) with a fixed number a row; int32 in [0, depth], depth for none.
+      weights: Of the indices' shape, float32, or None for 1.
+      depth: Length of a vector.
+    """
+
+    rows: Any
+    indices: Any
+    weights: Any
+    depth: int
+
+    def matmul(self, matrix: Float32Array, num_rows: Any) -> Any:
+        """Returns counts @ matrix, shape (n, k)."""
+        padded = tf.constant(np.concatenate([matrix, np.zeros((1, matrix.shape[1]))]), tf.float32)
+        found = tf.gather(padded, self.indices)
+        if self.weights is not None:
+            found = found * self.weights[..., tf.newaxis]
+        if self.rows is None:
+            return tf.reduce_sum(found, axis=1)
+        return tf.math.unsorted_segment_sum(found, self.rows, num_rows)
+
+
+class TensorRows:
+    """Some rows as tensors.
+
+    Args:
+      features: Transformed features, dense or sparse tensors.
+      reduction: Which of them, in which order.
+      widths: By input, its numbers per row.
+    """
+
+    def __init__(
+        self, features: Mapping[str, Any], reduction: Reduction, widths: Mapping[Input, int]
+    ) -> None:
+        self.num_numbers = sum(widths[name] for name in reduction.numeric)
+        parts = [
+            tf.reshape(tf.cast(features[name], tf.float32), (-1, widths[name])) for name in reduction.numeric
+        ]
+        self._numbers = (tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]) if parts else None
+        self._indices = [_indices(features, one, widths[one]) for one in reduction.one_hot]
+        self._num_rows = _num_rows(features[reduction.features[0]])
+
+    @property
+    def ops(self) -> Any:
+        """The functions that arithmetic on these rows may use."""
+        return TensorOps
+
+    def imputed(self, fill: Float32Array) -> "TensorRows":
+        """As rows.Rows.imputed."""
+        found = object.__new__(TensorRows)
+        found.__dict__.update(self.__dict__)
+        if self._numbers is not None:
+            # TFLite has no is_finite; NaN compares false.
+            finite = tf.abs(self._numbers) <= np.finfo(np.float32).max
+            found._numbers = tf.where(finite, self._numbers, tf.constant(fill, tf.float32))
+        return found
+
+    def dense(self) -> Any:
+        """As rows.Rows.dense."""
+        parts = [] if self._numbers is None else [self._numbers]
+        for one in self._indices:
+            parts.append(one.matmul(np.eye(one.depth, dtype=np.float32), self._num_rows))
+        return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def project(self, centre: Float32Array, matrix: Float32Array, offset: Float32Array) -> Any:
+        """As rows.Rows.project."""
+        total = tf.constant(offset, tf.float32)
+        if self._numbers is not None:
+            centred = self._numbers - tf.constant(centre, tf.float32)
+            total = tf.matmul(centred, tf.constant(matrix[: self.num_numbers], tf.float32)) + total
+        start = self.num_numbers
+        for one in self._indices:
+            total = one.matmul(matrix[start : start + one.depth], self._num_rows) + total
+            start += one.depth
+        return total
+
+
+class TensorOps:
+    """The functions of rows.NumpyOps on tensors."""
+
+    exp = staticmethod(tf.exp)
+    log = staticmethod(tf.math.log)
+    maximum = staticmethod(tf.maximum)
+
+    @staticmethod
+    def constant(value: npt.ArrayLike) -> Any:
+        """Returns the array as a float32 constant."""
+        return tf.constant(np.asarray(value, np.float32))
+
+    @staticmethod
+    def sum(value: Any) -> Any:
+        """Returns the sum over the columns, shape (n, 1)."""
+        return tf.reduce_sum(value, axis=1, keepdims=True)
+
+
+def _indices(features: Mapping[str, Any], one: OneHot, depth: int) -> _Indices:
+    feature = features[one.feature]
+    weights = features[one.weights] if one.weights else None
+    if isinstance(feature, tf.SparseTensor):
+        rows = tf.cast(feature.indices[:, 0], tf.int32)
+        values, weights = feature.values, None if weights is None else weights.values
+    else:
+        rows, values = None, tf.reshape(feature, (-1, feature.shape[1:].num_elements()))
+        weights = None if weights is None else tf.reshape(weights, (-1, weights.shape[1:].num_elements()))
+    outside = tf.logical_or(values < 0, values >= depth)
+    values = tf.cast(tf.where(outside, tf.constant(depth, values.dtype), values), tf.int32)
+    return _Indices(rows, values, None if weights is None else tf.cast(weights, tf.float32), depth)
+
+
+def _num_rows(feature: Any) -> Any:
+    shape = feature.dense_shape if isinstance(feature, tf.SparseTensor) else tf.shape(feature)
+    return tf.cast(shape[0], tf.int32)
