@@ -29,11 +29,13 @@ class Needs:
 
     Attributes:
       moments: Count, mean and cross-products of the columns.
+      label: The same of the numeric label and the columns together.
       sample_rows: Size of the sample.
       seed: Of the sample.
     """
 
     moments: bool = False
+    label: bool = False
     sample_rows: int = REPORT_ROWS
     seed: int = 0
 
@@ -55,6 +57,8 @@ class Statistics:
       num_bad_rows: Rows with such a value.
       labels_not_finite: Rows whose label was.
       moments: Of the rows that count; None if the method does not need them.
+      label_moments: Of the label, which is column 0, and the columns after it; None if the method does not
+        need them.
       sample: Of the rows that count.
     """
 
@@ -68,6 +72,7 @@ class Statistics:
         self.labels_not_finite = 0
         self.not_finite = np.zeros(width, np.int64)
         self.moments = Moments.zero(width) if self._needs.moments else None
+        self.label_moments = Moments.zero(1 + width) if self._needs.label else None
         self.sample = Sample.of(nothing, np.zeros(0), self._needs.sample_rows, self._needs.seed)
 
     def add(self, rows: Rows, labels: npt.NDArray[Any] | None = None) -> None:
@@ -95,6 +100,9 @@ class Statistics:
         self.sample = self.sample.add(rows, labels)
         if self.moments is not None:
             self.moments = self.moments.merge(Moments.of(rows.numbers, rows.counts))
+        if self.label_moments is not None:
+            numbers = np.column_stack([labels.astype(np.float64), rows.numbers])
+            self.label_moments = self.label_moments.merge(Moments.of(numbers, rows.counts))
 
     def merge(self, other: "Statistics") -> None:
         """Adds what another one gathered."""
@@ -105,6 +113,8 @@ class Statistics:
         self.sample = self.sample.merge(other.sample)
         if self.moments is not None and other.moments is not None:
             self.moments = self.moments.merge(other.moments)
+        if self.label_moments is not None and other.label_moments is not None:
+            self.label_moments = self.label_moments.merge(other.label_moments)
 
     def check(self, columns: list[str], label_key: str = "") -> None:
         """Raises DataError where the rows are not what the method can be fitted from.
