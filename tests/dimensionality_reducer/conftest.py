@@ -10,6 +10,7 @@ import pytest
 
 LABEL = "fare"
 NUM_TRAIN, NUM_EVAL = 160, 40
+NUM_WORDS = 5
 COMPANIES = ["Flash", "Sun", "Blue", "Zürich"]
 
 
@@ -25,7 +26,7 @@ def raw_rows(count: int, seed: int) -> list[dict[str, Any]]:
                 "seconds": float(np.float32(miles * 180 + draw.normal(0, 60) + 1e4)),
                 "latitude": float(np.float32(40.7 + draw.normal(0, 0.01))),
                 "company": COMPANIES[i % len(COMPANIES)],
-                "words": [f"w{k}" for k in range(i % 3)],
+                "words": [f"w{(i + k * k) % NUM_WORDS}" for k in range(i % 4)],
                 LABEL: float(np.float32(3 + 2 * miles)),
             }
         )
@@ -37,6 +38,8 @@ def preprocess(inputs: dict[str, Any]) -> dict[str, Any]:
     import tensorflow as tf
     import tensorflow_transform as tft
 
+    word_ids = tft.compute_and_apply_vocabulary(inputs["words"], vocab_filename="words")
+    tfidf_ids, tfidf_weights = tft.tfidf(word_ids, vocab_size=NUM_WORDS)
     return {
         "miles_z": tft.scale_to_z_score(inputs["miles"]),
         "seconds_z": tft.scale_to_z_score(inputs["seconds"]),
@@ -46,7 +49,10 @@ def preprocess(inputs: dict[str, Any]) -> dict[str, Any]:
         "powers": tf.concat([inputs["miles"], inputs["miles"] ** 2, tf.sqrt(inputs["miles"])], axis=1),
         "company_id": tft.compute_and_apply_vocabulary(inputs["company"], vocab_filename="company"),
         "company_text": inputs["company"],
-        "word_ids": tft.compute_and_apply_vocabulary(inputs["words"], vocab_filename="words"),
+        "word_ids": word_ids,
+        "tfidf_ids": tfidf_ids,
+        "tfidf_weights": tfidf_weights,
+        "long_fare": tf.cast(inputs[LABEL] > 12.0, tf.int64),
         LABEL: inputs[LABEL],
     }
 
@@ -77,19 +83,25 @@ class Source:
     schema: Any
     new_folder: Callable[[str], Path]
 
-    def run(self, *reductions: Any, examples: Any = None) -> Reduced:
-        """Runs the executor as TFX does, on these Examples or on those that are given."""
+    def run(
+        self,
+        *reductions: Any,
+        examples: Any = None,
+        label_key: str = "",
+        folder: str = "",
+    ) -> Reduced:
+        """Runs the executor as TFX does, on these Examples or those given, into a new or the given folder."""
         from tfx.types import standard_artifacts
 
         from tfx_mobile.common.artifacts import Reduction
         from tfx_mobile.dimensionality_reducer.config import ReducerConfig
         from tfx_mobile.dimensionality_reducer.executor import Executor
 
-        folder = self.new_folder("run")
+        folder = folder or str(self.new_folder("run"))
         made = Reduced(standard_artifacts.Examples(), standard_artifacts.TransformGraph(), Reduction())
         for name, artifact in vars(made).items():
-            artifact.uri = str(folder / name)
-        context = Executor.Context(beam_pipeline_args=[], tmp_dir=str(folder / "tmp"), unique_id="1")
+            artifact.uri = f"{folder}/{name}"
+        context = Executor.Context(beam_pipeline_args=[], tmp_dir=f"{folder}/tmp", unique_id="1")
         Executor(context).Do(
             {"examples": [examples or self.examples], "transform_graph": [self.transform_graph]},
             {
@@ -97,7 +109,7 @@ class Source:
                 "reduced_transform_graph": [made.transform_graph],
                 "reduction": [made.reduction],
             },
-            {"config": ReducerConfig(reductions).to_json(), "code": "0"},
+            {"config": ReducerConfig(reductions, label_key).to_json(), "code": "0"},
         )
         return made
 

@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn import decomposition, preprocessing
+from tests.dimensionality_reducer.reading import (
+    beside,
+    canonical,
+    columns_of,
+    dense,
+    graph_columns,
+    output_of,
+    parse,
+    read_all,
+    spoilt,
+)
 
 from tfx_mobile.common.errors import ConfigError, DataError
-from tfx_mobile.dimensionality_reducer.config import PCA
+from tfx_mobile.dimensionality_reducer.config import PCA, NotFinite, OneHot
 
 pytestmark = pytest.mark.pipeline
 
@@ -30,66 +41,25 @@ def reduced(source: Any) -> Any:
     return source.run(PLACE, TIME)
 
 
-def output_of(artifact: Any) -> Any:
-    import tensorflow_transform as tft
-
-    return tft.TFTransformOutput(artifact.uri)
-
-
-def parse(records: list[bytes], spec: Any) -> dict[str, Any]:
-    import tensorflow as tf
-
-    return dict(tf.io.parse_example(records, spec))
-
-
-def dense(value: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.sparse.to_dense(value).numpy() if isinstance(value, tf.SparseTensor) else value.numpy()
-
-
-def inputs_of(source: Any, split: str, reduction: PCA) -> Any:
-    """Returns the input columns of a reduction as TFT wrote them, shape (n, d)."""
-    records = sorted(read_all(source.examples, split))
-    found = parse(records, output_of(source.transform_graph).transformed_feature_spec())
-    return np.concatenate([found[name].numpy() for name in reduction.inputs], axis=1)
-
-
-def read_all(examples: Any, split: str) -> list[bytes]:
-    import tensorflow as tf
-
-    files = sorted(str(path) for path in (Path(examples.uri) / f"Split-{split}").iterdir())
-    return list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
-
-
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_every_written_row_is_what_the_graph_says(
     source: Any, reduced: Any, split: str, as_tensors: Any
 ) -> None:
-    output = output_of(reduced.transform_graph)
-    layer = output.transform_features_layer()
-    said = {name: dense(value) for name, value in layer(as_tensors(source.raw[split])).items()}
-    written = {
-        name: dense(value)
-        for name, value in parse(reduced.records(split), output.transformed_feature_spec()).items()
-    }
+    said = graph_columns(reduced.transform_graph, as_tensors(source.raw[split]))
+    written = columns_of(reduced.examples, reduced.transform_graph, split)
     assert said.keys() == written.keys()
-    # Beam keeps no order: both are sorted by the label, which no two rows share.
-    one, other = said["fare"][:, 0].argsort(), written["fare"][:, 0].argsort()
-    assert len(set(said["fare"][:, 0].tolist())) == len(source.raw[split]) == len(other)
+    assert len(set(said["fare"][:, 0].tolist())) == len(source.raw[split]) == len(written["fare"])
     for name in said:
         if name in (PLACE.output, TIME.output):
-            largest = np.abs(said[name]).max()
             # time/pca stands at 1e4 with a spread of 500: the subtraction is exact, the rest is rounding.
-            np.testing.assert_allclose(
-                written[name][other], said[name][one], rtol=0, atol=FLOAT32_ROUNDING * largest
-            )
+            atol = FLOAT32_ROUNDING * np.abs(said[name]).max()
+            np.testing.assert_allclose(written[name], said[name], rtol=0, atol=atol)
         else:
-            np.testing.assert_array_equal(written[name][other], said[name][one])
+            np.testing.assert_array_equal(written[name], said[name])
 
 
 def test_the_components_are_scikit_learns_on_the_train_split(source: Any, reduced: Any) -> None:
-    rows = inputs_of(source, "train", PLACE).astype(np.float64)
+    rows = beside(columns_of(source.examples, source.transform_graph, "train"), PLACE.numeric)
     theirs = decomposition.PCA(3, svd_solver="full").fit(preprocessing.StandardScaler().fit_transform(rows))
     ours = json.loads(reduced.reduction_json())["reductions"][0]
     np.testing.assert_allclose(ours["explained_variance_ratio"], theirs.explained_variance_ratio_, rtol=1e-6)
@@ -113,7 +83,7 @@ def test_the_label_and_unused_features_can_be_left_out_when_serving(
     rows = source.raw["eval"]
     everything = layer(as_tensors(rows))
     without = layer(as_tensors(rows, leave_out=("fare", "words")))
-    assert set(everything) - set(without) == {"fare", "word_ids"}
+    assert set(everything) - set(without) == {"fare", "long_fare", "word_ids", "tfidf_ids", "tfidf_weights"}
     for name in without:
         np.testing.assert_array_equal(dense(without[name]), dense(everything[name]))
 
@@ -187,19 +157,16 @@ def test_a_rerun_gives_the_same_report_and_the_same_rows(source: Any, reduced: A
 
 def test_the_report_holds_all_that_is_needed_to_project_a_row(source: Any, reduced: Any) -> None:
     report = json.loads(reduced.reduction_json())
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     found = report["reductions"][0]
     assert found["columns"] == ["miles_z", "latitude_z", "powers[0]", "powers[1]", "powers[2]"]
-    assert found["settings"] == PLACE.to_dict() | {"inputs": list(PLACE.inputs)}
+    assert found["settings"] == PLACE.to_dict()
     assert found["num_components"] == 3
     assert len(found["all_variances"]) == 5
-    rows = inputs_of(source, "eval", PLACE)
+    rows = beside(columns_of(source.examples, source.transform_graph, "eval"), PLACE.numeric)
     exact = (rows - np.array(found["mean"])) @ np.array(found["loadings"]).T
-    spec = output_of(reduced.transform_graph).transformed_feature_spec()
-    written = dense(parse(reduced.records("eval"), spec)["place"])
-    np.testing.assert_allclose(
-        np.sort(written, axis=0), np.sort(exact, axis=0), rtol=0, atol=FLOAT32_ROUNDING * np.abs(exact).max()
-    )
+    written = columns_of(reduced.examples, reduced.transform_graph, "eval")["place"]
+    np.testing.assert_allclose(written, exact, rtol=0, atol=FLOAT32_ROUNDING * np.abs(exact).max())
 
 
 def test_many_shards_and_empty_ones_give_the_same_reduction(source: Any, reduced: Any) -> None:
@@ -214,28 +181,13 @@ def test_many_shards_and_empty_ones_give_the_same_reduction(source: Any, reduced
     assert len(found.records("train")) == len(train)
 
 
-def test_an_empty_evaluation_split_stays_empty(source: Any) -> None:
+def test_a_split_without_rows_is_refused_and_nothing_stays(source: Any, tmp_path: Path) -> None:
     train = read_all(source.examples, "train")
-    assert (
-        source.run(PLACE, examples=source.examples_of({"train": [train], "eval": [[]]})).records("eval") == []
-    )
-
-
-def canonical(records: list[bytes]) -> list[bytes]:
-    """Returns the rows with their features in one order, which the encoder does not promise."""
-    import tensorflow as tf
-
-    found = (tf.train.Example.FromString(record) for record in records)
-    return sorted(example.SerializeToString(deterministic=True) for example in found)
-
-
-def spoilt(records: list[bytes], feature: str, value: float, count: int) -> list[bytes]:
-    import tensorflow as tf
-
-    found = [tf.train.Example.FromString(record) for record in records]
-    for example in found[:count]:
-        example.features.feature[feature].float_list.value[0] = value
-    return [example.SerializeToString() for example in found]
+    examples = source.examples_of({"train": [train], "eval": [[], []]})
+    message = "Split 'eval' must have rows; got none. Leave it out of the Examples or fill it."
+    with pytest.raises(DataError, match=re.escape(message)):
+        source.run(PLACE, examples=examples, folder=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -245,22 +197,77 @@ def test_a_train_split_that_is_not_finite_is_refused_with_feature_and_count(
     train = spoilt(read_all(source.examples, "train"), "latitude_z", value, 3)
     examples = source.examples_of({"train": [train], "eval": [read_all(source.examples, "eval")]})
     message = (
-        "Feature 'latitude_z' must be finite; got 3 NaN or infinite values in split 'train'. "
-        "Clean it in preprocessing_fn."
+        "Feature 'latitude_z' must be finite; got 3 NaN or infinite of 160 rows in split 'train'. Clean it "
+        "in preprocessing_fn, or set not_finite to NotFinite.IMPUTE_MEAN or NotFinite.DROP_ROWS."
     )
     with pytest.raises(DataError, match=re.escape(message)):
         source.run(PLACE, examples=examples)
 
 
-def test_an_evaluation_split_that_is_not_finite_is_refused_with_output_and_split(source: Any) -> None:
-    rows = spoilt(read_all(source.examples, "eval"), "powers", float("nan"), 2)
-    examples = source.examples_of({"train": [read_all(source.examples, "train")], "eval": [rows]})
+def test_an_evaluation_split_that_is_not_finite_is_refused_with_all_its_columns(
+    source: Any, tmp_path: Path
+) -> None:
+    rows = read_all(source.examples, "eval")
+    rows = spoilt(spoilt(rows, "powers", float("nan"), 2), "miles_z", float("-inf"), 1)
+    examples = source.examples_of(
+        {"train": [read_all(source.examples, "train")], "eval": [rows[:9], rows[9:]]}
+    )
     message = (
-        "The inputs of 'place' must be finite; got NaN or infinity in 2 of 40 rows of a batch of split "
-        "'eval'. Clean them in preprocessing_fn."
+        "Feature 'powers[0]' must be finite; got 2 NaN or infinite of 40 rows in split 'eval', and 1 more "
+        "columns have some. Clean it"
     )
     with pytest.raises(DataError, match=re.escape(message)):
-        source.run(PLACE, examples=examples)
+        source.run(PLACE, examples=examples, folder=str(tmp_path))
+    assert not (tmp_path / "examples").exists()
+
+
+def test_rows_that_are_not_finite_can_be_dropped_from_fit_and_examples(source: Any) -> None:
+    train, evaluation = (read_all(source.examples, split) for split in ("train", "eval"))
+    kept = source.examples_of({"train": [train[3:]], "eval": [evaluation[1:]]})
+    spoilt_rows = {
+        "train": [spoilt(train, "latitude_z", float("nan"), 3)],
+        "eval": [spoilt(evaluation, "powers", float("inf"), 1)],
+    }
+    dropping = dataclasses.replace(PLACE, not_finite=NotFinite.DROP_ROWS)
+    found = source.run(dropping, examples=source.examples_of(spoilt_rows))
+    wanted = source.run(PLACE, examples=kept)
+    for split, count in (("train", 157), ("eval", 39)):
+        ours = columns_of(found.examples, found.transform_graph, split)
+        theirs = columns_of(wanted.examples, wanted.transform_graph, split)
+        assert len(ours["place"]) == count
+        np.testing.assert_allclose(ours["place"], theirs["place"], rtol=0, atol=1e-6)  # order of the sums
+        np.testing.assert_array_equal(ours["company_id"], theirs["company_id"])
+
+
+def test_an_imputed_value_is_the_mean_of_the_train_split_in_examples_and_graph(
+    source: Any, as_tensors: Any
+) -> None:
+    rows = {split: read_all(source.examples, split) for split in ("train", "eval")}
+    examples = source.examples_of(
+        {"train": [spoilt(rows["train"], "latitude_z", float("nan"), 5)], "eval": [rows["eval"]]}
+    )
+    imputing = PCA(
+        inputs=("miles_z", "latitude_z"),
+        output="pca",
+        n_components=2,
+        not_finite=NotFinite.IMPUTE_MEAN,
+        keep_inputs=True,
+    )
+    found = source.run(imputing, examples=examples)
+    columns = columns_of(found.examples, found.transform_graph, "train")
+    inputs = beside(columns, imputing.numeric)
+    filled = np.where(np.isnan(inputs), np.nanmean(inputs, axis=0), inputs)
+    assert np.isnan(inputs).sum() == 5
+    # Standardised by the deviations of the filled rows, the components are scikit-learn's up to their signs.
+    scaled = preprocessing.StandardScaler().fit_transform(filled) * np.sqrt(159 / 160)
+    theirs = decomposition.PCA(2, svd_solver="full").fit_transform(scaled)
+    np.testing.assert_allclose(np.abs(columns["pca"]), np.abs(theirs), rtol=0, atol=1e-5)
+    # Missing on the phone: latitude NaN gives what the mean gives.
+    layer = output_of(found.transform_graph).transform_features_layer()
+    raw = [dict(row) for row in source.raw["eval"][:2]]
+    raw[0]["latitude"] = float("nan")
+    said = dense(layer(as_tensors(raw))["pca"])
+    assert np.isfinite(said).all()
 
 
 def test_examples_without_a_train_split_are_refused(source: Any) -> None:
@@ -271,7 +278,7 @@ def test_examples_without_a_train_split_are_refused(source: Any) -> None:
 
 
 def test_a_train_split_without_rows_is_refused(source: Any) -> None:
-    with pytest.raises(DataError, match=re.escape("PCA needs at least 2 rows in split 'train'; got 0.")):
+    with pytest.raises(DataError, match=re.escape("PCA needs rows in split 'train'; got none.")):
         source.run(PLACE, examples=source.examples_of({"train": [[]], "eval": [[]]}))
 
 
@@ -281,9 +288,9 @@ def test_a_train_split_without_rows_is_refused(source: Any) -> None:
         (
             PCA(inputs=("miles",), output="pca"),
             ConfigError,
-            "A reduction's inputs must be transformed features; got 'miles'. There are company_id, "
-            "company_text, fare, latitude_z, miles_bucket, miles_z, powers, seconds_plain, seconds_z, "
-            "word_ids.",
+            "A reduction's inputs and label must be transformed features; got 'miles'. There are company_id, "
+            "company_text, fare, latitude_z, long_fare, miles_bucket, miles_z, powers, seconds_plain, "
+            "seconds_z, tfidf_ids, tfidf_weights, word_ids.",
         ),
         (
             PCA(inputs=("miles_z", "company_text"), output="pca"),
@@ -294,7 +301,29 @@ def test_a_train_split_without_rows_is_refused(source: Any) -> None:
         (
             PCA(inputs=("word_ids",), output="pca"),
             ConfigError,
-            "Feature 'word_ids' must be numbers of fixed width; got VarLenFeature(dtype=tf.int64)",
+            "Feature 'word_ids' must be numbers of fixed width; got VarLenFeature(dtype=tf.int64). "
+            "Vocabulary indices go in as OneHot('word_ids').",
+        ),
+        (
+            PCA(inputs=(OneHot("miles_z", depth=3),), output="pca"),
+            ConfigError,
+            "OneHot('miles_z') must be vocabulary indices; got FixedLenFeature(shape=[1], dtype=tf.float32",
+        ),
+        (
+            PCA(inputs=(OneHot("long_fare"),), output="pca"),
+            ConfigError,
+            "OneHot('long_fare') must have a depth; Transform's schema does not say how large its indices "
+            "get. Give depth or vocabulary.",
+        ),
+        (
+            PCA(inputs=(OneHot("word_ids", vocabulary="verbs"),), output="pca"),
+            ConfigError,
+            "OneHot.vocabulary must name a vocabulary of the TransformGraph; got 'verbs'.",
+        ),
+        (
+            PCA(inputs=(OneHot("word_ids", weights="company_id"),), output="pca"),
+            ConfigError,
+            "OneHot.weights must have one float32 for each index of 'word_ids'; got FixedLenFeature(",
         ),
         (
             PCA(inputs=("miles_z", "latitude_z"), output="fare"),
