@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "common.artifacts": ("ModelCandidates", "ModelLadder", "Reduction"),
+    "common.embedding": ("embedding_size",),
     "common.errors": ("ConfigError", "DataError", "RegistryError", "TfxMobileError"),
     "dimensionality_reducer.component": ("DimensionalityReducer",),
     "dimensionality_reducer.config": ("PCA",),

@@ -8,6 +8,7 @@ import tf_keras
 from tf_keras import layers
 
 from taxi_fare.features import CATEGORICAL
+from tfx_mobile.common.embedding import embedding_size
 from tfx_mobile.pruning_trainer.context import BuildContext
 
 
@@ -26,7 +27,7 @@ def build_model(ctx: BuildContext) -> tf_keras.Model:
     embedded = []
     for name, tensor in inputs.items():
         if name in CATEGORICAL:
-            size = round(CATEGORICAL[name] ** 0.25)
+            size = embedding_size(CATEGORICAL[name])
             rows = layers.Embedding(CATEGORICAL[name], size, name=f"{name}_embedding")(tensor)
             embedded.append(layers.Flatten(name=f"{name}_flat")(rows))
     joined = layers.Concatenate(name="features")([*numbers, *embedded])
