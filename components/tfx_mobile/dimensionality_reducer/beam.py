@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from scipy import sparse
-from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx_bsl.coders import example_coder
 
 from tfx_mobile.common import examples
 from tfx_mobile.common.errors import DataError
@@ -180,29 +178,3 @@ def _flat(batch: pa.RecordBatch, name: str) -> tuple[npt.NDArray[Any], npt.NDArr
     column = batch.column(position)
     lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return column.flatten().to_numpy(zero_copy_only=False), lengths
-
-
-class Write(beam.PTransform):
-    """Writes batches as tf.Examples."""
-
-    def __init__(self, prefix: str, schema: schema_pb2.Schema) -> None:
-        self._prefix, self._schema = prefix, schema
-
-    def expand(self, rows: beam.PCollection) -> Any:
-        """Returns the names of the files."""
-        return (
-            rows
-            | beam.ParDo(_Encode(self._schema))
-            | beam.io.WriteToTFRecord(self._prefix, file_name_suffix=".gz")
-        )
-
-
-class _Encode(beam.DoFn):
-    def __init__(self, schema: schema_pb2.Schema) -> None:
-        self._schema = schema
-
-    def setup(self) -> None:
-        self._encoder = example_coder.RecordBatchToExamplesEncoder(self._schema)
-
-    def process(self, batch: pa.RecordBatch) -> Iterable[bytes]:
-        yield from self._encoder.encode(batch)

@@ -6,14 +6,17 @@ from typing import Any
 
 import apache_beam as beam
 import tensorflow_transform as tft
+from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import types
-from tfx.components.util import examples_utils, tfxio_utils
+from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.dsl.io import fileio
+from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 
-from tfx_mobile.common import jsonable
+from tfx_mobile.common import beam_examples, jsonable
 from tfx_mobile.common.artifacts import split_pattern
+from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer import beam as reducer_beam
 from tfx_mobile.dimensionality_reducer import core, report, transform_graph
 from tfx_mobile.dimensionality_reducer.config import ReducerConfig
@@ -21,7 +24,6 @@ from tfx_mobile.dimensionality_reducer.models import Fitted
 from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics
 from tfx_mobile.dimensionality_reducer.transform_graph import InputLayout
 
-_BATCH_ROWS = 4096
 _FILE_FORMAT = "tfrecords_gzip"
 
 
@@ -41,9 +43,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         graph_uri = artifact_utils.get_single_uri(input_dict["transform_graph"])
         output = tft.TFTransformOutput(graph_uri)
         layout = transform_graph.input_layout(output, config)
-        read = _batch_source(examples, output)
+        schema = output.transformed_metadata.schema
+        _check_payload(examples)
 
-        statistics = self._gather(read(split_pattern(examples, TRAIN_SPLIT)), config, layout)
+        statistics = self._gather(split_pattern(examples, TRAIN_SPLIT), schema, config, layout)
         fitted = {
             reduction.output: core.fit(
                 reduction, found, reduction.columns(layout.widths, layout.words), config.label_key
@@ -53,13 +56,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         reduced = artifact_utils.get_single_instance(output_dict["reduced_examples"])
         _describe(reduced, like=examples[0])
         try:
-            counts = self._reduce(
-                reduced, lambda split: read(split_pattern(examples, split)), output, config, fitted, layout
-            )
+            counts = self._reduce(examples, reduced, schema, config, fitted, layout)
             for split, found in counts.items():
                 found.check(split)
         except BaseException:
-            fileio.rmtree(reduced.uri)  # a refused run leaves nothing
+            if fileio.exists(reduced.uri):
+                fileio.rmtree(reduced.uri)  # a refused run leaves nothing
             raise
         transform_graph.write(
             graph_uri,
@@ -74,12 +76,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         with fileio.open(f"{report_uri}/{report.REPORT_FILE}", "w") as stream:
             stream.write(jsonable.dumps(content, indent=2))
 
-    def _gather(self, read: beam.PTransform, config: ReducerConfig, layout: InputLayout) -> list[Statistics]:
+    def _gather(
+        self, patterns: list[str], schema: schema_pb2.Schema, config: ReducerConfig, layout: InputLayout
+    ) -> list[Statistics]:
+        """Returns the statistics of the rows, one for each reduction."""
         path = f"{self._get_tmp_dir()}/statistics"
+        wanted = beam_examples.only(schema, {*config.input_features(), config.label_key})
         with self._make_beam_pipeline() as pipeline:
             _ = (
                 pipeline
-                | "ReadTrain" >> read
+                | "ReadTrain" >> beam_examples.ReadBatches(patterns, schema=wanted)
                 | "Gather" >> beam.CombineGlobally(reducer_beam.FitFn(config, layout))
                 | "Keep" >> beam.Map(_save, path)
             )
@@ -88,35 +94,33 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     def _reduce(
         self,
+        examples: list[types.Artifact],
         reduced: types.Artifact,
-        read: Any,
-        output: tft.TFTransformOutput,
+        schema: schema_pb2.Schema,
         config: ReducerConfig,
         fitted: Mapping[str, Fitted],
         layout: InputLayout,
     ) -> dict[str, reducer_beam.SplitCounts]:
         """Writes every split and returns what its rows were like."""
-        schema = transform_graph.reduced_schema(output.transformed_metadata.schema, config, fitted)
+        reduced_schema = transform_graph.reduced_schema(schema, config, fitted)
         splits = artifact_utils.decode_split_names(reduced.split_names)
         folder = self._get_tmp_dir()
         with self._make_beam_pipeline() as pipeline:
             for number, split in enumerate(splits):
+                batches = beam_examples.ReadBatches(split_pattern(examples, split), schema=schema)
+                reduce = beam.ParDo(reducer_beam.ReduceBatches(config, fitted, layout))
                 rows, counts = (
                     pipeline
-                    | f"Read[{split}]" >> read(split)
-                    | f"Reduce[{split}]"
-                    >> beam.ParDo(reducer_beam.ReduceBatches(config, fitted, layout)).with_outputs(
-                        reducer_beam.COUNTS, main="rows"
-                    )
+                    | f"Read[{split}]" >> batches
+                    | f"Reduce[{split}]" >> reduce.with_outputs(reducer_beam.COUNTS, main="rows")
                 )
                 _ = (
                     counts
                     | f"Count[{split}]" >> beam.CombineGlobally(reducer_beam.SplitCounts.total)
                     | f"KeepCounts[{split}]" >> beam.Map(_save, f"{folder}/counts-{number}")
                 )
-                _ = rows | f"Write[{split}]" >> reducer_beam.Write(
-                    f"{artifact_utils.get_split_uri([reduced], split)}/reduced_examples", schema
-                )
+                target = f"{artifact_utils.get_split_uri([reduced], split)}/reduced_examples"
+                _ = rows | f"Write[{split}]" >> beam_examples.WriteBatches(target, reduced_schema)
         return {split: _load(f"{folder}/counts-{number}") for number, split in enumerate(splits)}
 
 
@@ -141,9 +145,11 @@ def _describe(reduced: types.Artifact, *, like: types.Artifact) -> None:
     examples_utils.set_file_format(reduced, _FILE_FORMAT)
 
 
-def _batch_source(examples: list[types.Artifact], output: tft.TFTransformOutput) -> Any:
-    """Returns a function from file patterns to a transform that yields record batches."""
-    factory = tfxio_utils.get_tfxio_factory_from_artifact(
-        examples, telemetry_descriptors=["DimensionalityReducer"], schema=output.transformed_metadata.schema
-    )
-    return lambda patterns: factory(patterns).BeamSource(_BATCH_ROWS)
+def _check_payload(examples: list[types.Artifact]) -> None:
+    for artifact in examples:
+        payload = examples_utils.get_payload_format(artifact)
+        if payload != example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE:
+            raise DataError(
+                "Examples must be tf.Examples, as Transform writes them; got "
+                f"{example_gen_pb2.PayloadFormat.Name(payload)} in {artifact.uri}."
+            )
