@@ -374,7 +374,7 @@ class SparseRandomProjection(_RandomProjection):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sampled(Reduction):
+class Sampled(Reduction):
     """What methods fitted on a sample share.
 
     Attributes:
@@ -396,7 +396,7 @@ class _Sampled(Reduction):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FastICA(_Sampled):
+class FastICA(Sampled):
     """Independent component analysis (Hyvarinen and Oja 2000); components have variance 1.
 
     Attributes:
@@ -413,7 +413,7 @@ class FastICA(_Sampled):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NMF(_Sampled):
+class NMF(Sampled):
     """Non-negative matrix factorisation (Lee and Seung 2001): rows as sums of non-negative parts.
 
     Attributes:
@@ -433,11 +433,13 @@ class NMF(_Sampled):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SparsePCA(_Sampled):
+class SparsePCA(Sampled):
     """Principal components with few loadings that are not zero (Zou, Hastie and Tibshirani 2006).
 
     Attributes:
-      alpha: Weight of the L1 penalty; more gives fewer loadings.
+      alpha: Weight of the L1 penalty: a column whose correlation with a component (if not standardised, its
+        covariance with one of variance 1) is below about `alpha` has no loading. scikit-learn's is this one
+        times the square root of the number of rows.
       ridge_alpha: Weight of the ridge penalty when rows are projected.
       standardise: Divide each column by its standard deviation first.
       max_iter: Iterations of the fit at most.
@@ -445,7 +447,7 @@ class SparsePCA(_Sampled):
 
     kind: ClassVar[str] = "sparse_pca"
 
-    alpha: float = 1.0
+    alpha: float = 0.1
     ridge_alpha: float = 0.01
     standardise: bool = True
     max_iter: int = 1000
@@ -458,7 +460,7 @@ class SparsePCA(_Sampled):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KernelPCA(_Sampled):
+class KernelPCA(Sampled):
     """Principal components in the space of a radial basis function kernel, on landmarks (Schölkopf 1998).
 
     Attributes:
@@ -491,7 +493,7 @@ class KernelPCA(_Sampled):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentDirichletAllocation(_Sampled):
+class LatentDirichletAllocation(Sampled):
     """Topics of counts such as bags of words (Blei, Ng and Jordan 2003); a row's shares of topics sum to 1.
 
     Attributes:

@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
+
+_TINY = 1e-30  # keeps 0 / 0 from being NaN; float32 holds it, and no sum of products is as small
+_RIDGE = 1e-6  # share of the trace, so that parts that are much alike still have a start in float32
+_UNEXPLAINED = float(np.finfo(np.float64).eps)  # scikit-learn's: less than this no topic explains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +51,152 @@ class Linear:
         )
 
 
-Model = Linear
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The amounts w >= 0 of non-negative parts that a row is the sum of: argmin |x - w @ parts|^2.
+
+    Found by a fixed number of multiplicative updates (Lee and Seung 2001, theorem 1), each of which brings
+    the sum nearer to the row or leaves it. Numbers below 0 count as 0.
+
+    Attributes:
+      parts: Shape (k, d), float64, not negative.
+      num_updates: How many updates.
+    """
+
+    parts: FloatArray
+    num_updates: int
+
+    @property
+    def num_outputs(self) -> int:
+        """The width of the output."""
+        return len(self.parts)
+
+    def apply(self, rows: Any) -> Any:
+        """Returns the amounts, shape (n, k), float32."""
+        ops, width = rows.ops, self.parts.shape[1]
+        gram = self.parts @ self.parts.T
+        overlaps = rows.nonnegative().project(
+            np.zeros(rows.num_numbers, np.float32),
+            self.parts.T.astype(np.float32),
+            np.zeros(self.num_outputs, np.float32),
+        )
+        # Weights of one-hot vectors are not looked at one by one; what they sum to is.
+        overlaps = ops.positive(overlaps)
+        # Start at least squares where that is positive, and else a little above 0, which no update can leave.
+        inverse = np.linalg.inv(gram + _RIDGE * max(float(np.trace(gram)), _TINY) * np.eye(len(gram)))
+        least = overlaps / ops.constant(np.diag(gram) * width + _TINY)
+        amounts = ops.positive(overlaps @ ops.constant(inverse) - least) + least
+        products = ops.constant(gram)
+        for _ in range(self.num_updates):
+            amounts = amounts * (overlaps / (amounts @ products + _TINY))
+        return amounts
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """y = (k(x) - mean_kernel) @ matrix, where k(x)_i = exp(-gamma |z - landmark_i|^2).
+
+    z is (numbers - mean, counts) * scale.
+
+    Attributes:
+      mean: Shape (d,), float64; of the numbers.
+      scale: Shape (d,), float64; 1 / deviation of each column, or 1.
+      landmarks: Shape (m, d), float64, as z.
+      gamma: Of the kernel.
+      mean_kernel: Shape (m,), float64, the mean of k over the rows of the fit.
+      matrix: Shape (m, k), float64.
+    """
+
+    mean: FloatArray
+    scale: FloatArray
+    landmarks: FloatArray
+    gamma: float
+    mean_kernel: FloatArray
+    matrix: FloatArray
+
+    @property
+    def num_outputs(self) -> int:
+        """The width of the output."""
+        return int(self.matrix.shape[1])
+
+    def apply(self, rows: Any) -> Any:
+        """Returns the components, shape (n, k), float32."""
+        ops = rows.ops
+        centre, scale = self.mean[: rows.num_numbers].astype(np.float32), self.scale.astype(np.float32)
+        # The rows are centred by the rounded mean, so what rounding took off is put on the landmarks.
+        landmarks = self.landmarks.copy()
+        landmarks[:, : rows.num_numbers] += (self.mean[: rows.num_numbers] - centre) * scale[
+            : rows.num_numbers
+        ]
+        # |z - l|^2 = |z|^2 - 2 z.l + |l|^2; rounding can bring it below 0.
+        products = rows.project(
+            centre,
+            (-2 * scale[:, None] * landmarks.T).astype(np.float32),
+            (landmarks**2).sum(axis=1).astype(np.float32),
+        )
+        distances = ops.positive(products + rows.squared_norms(centre, scale))
+        kernel = ops.exp(distances * -np.float32(self.gamma))
+        return (kernel - ops.constant(self.mean_kernel)) @ ops.constant(self.matrix)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topics:
+    """The share of each topic in a row of counts; shares sum to 1.
+
+    A fixed number of variational updates (Hoffman, Blei and Bach 2010, algorithm 1, E step), all starting
+    from gamma = 1. A row without counts gets 1 / k of each topic. Numbers below 0 count as 0.
+
+    Attributes:
+      weights: Shape (k, d), float64: exp(E[log beta]), how readily each topic gives each word.
+      prior: Of a topic in a row (alpha).
+      num_updates: How many updates.
+    """
+
+    weights: FloatArray
+    prior: float
+    num_updates: int
+
+    @property
+    def num_outputs(self) -> int:
+        """The width of the output."""
+        return len(self.weights)
+
+    def apply(self, rows: Any) -> Any:
+        """Returns the shares, shape (n, k), float32."""
+        ops, counts, weights = rows.ops, rows.nonnegative(), self.weights.astype(np.float32)
+        # In the first update every topic has the same share, so that it is a projection.
+        equal = np.exp(special.digamma(1.0) - special.digamma(self.num_outputs))
+        first = equal * self.weights / (equal * self.weights.sum(axis=0) + _UNEXPLAINED)
+        found = counts.project(
+            np.zeros(rows.num_numbers, np.float32),
+            first.T.astype(np.float32),
+            np.zeros(self.num_outputs, np.float32),
+        )
+        # Weights of one-hot vectors are not looked at one by one; what they sum to is.
+        gamma = ops.positive(found) + self.prior
+        for _ in range(self.num_updates - 1):
+            both = _digamma(ops, ops.join([gamma, ops.sum(gamma)]))
+            shares = ops.exp(both[:, : self.num_outputs] - both[:, self.num_outputs :])
+            gamma = ops.positive(counts.divide_among(shares, weights, _UNEXPLAINED)) + self.prior
+        return gamma / ops.sum(gamma)
+
+
+def _digamma(ops: Any, x: Any) -> Any:
+    """Returns the derivative of log Gamma for x > 0, to 1e-6 of max(1, |digamma|) in float32.
+
+    Six steps of the recurrence, all at once, then the asymptotic series (Abramowitz and Stegun 1964, 6.3.6
+    and 6.3.18), whose first term left out is below 3e-9.
+    """
+    # 1/x + ... + 1/(x+5), in pairs that have the same numerator: x(x+5), (x+1)(x+4) and (x+2)(x+3).
+    product = x * (x + 5.0)
+    steps = (2.0 * x + 5.0) * (1.0 / product + 1.0 / (product + 4.0) + 1.0 / (product + 6.0))
+    inverse = 1.0 / (x + 6.0)
+    square = inverse * inverse
+    series = square * (1.0 / 12.0 - square * (1.0 / 120.0 - square * (1.0 / 252.0)))
+    return ops.log(x + 6.0) - 0.5 * inverse - series - steps
+
+
+Model = Linear | Parts | Kernel | Topics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +209,9 @@ class Fitted:
       num_rows: Rows it was fitted on.
       fill: Shape (num_numbers,), float32: what stands in for numbers that are not finite; None if they are
         not imputed.
-      loadings: Shape (d, k): the weight of each column in each output, for linear ones.
+      loadings: Shape (d, k): the weight of each column in each output for linear ones (what multiplies it;
+        of FastICA the unmixing matrix, of SparsePCA the sparse components), its weight in each part of NMF,
+        and its probability in each topic.
       explained_variance: Shape (k,), of each output where the method has it.
       explained_variance_ratio: Shape (k,), its share of the variance of all columns, in [0, 1].
       all_variances: Shape (d,) or shorter, descending, for the scree plot; before the cut.

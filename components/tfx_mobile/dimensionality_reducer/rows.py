@@ -1,11 +1,12 @@
 """Rows of a reduction's inputs: a dense block of numbers and a sparse block of one-hot vectors.
 
 Columns are the numeric features in the order of the settings, then the one-hot ones; so is every array of
-the arithmetic. Does not read rows (beam.py) and does not know TensorFlow (tf_rows.py has the same interface
-over tensors).
+the arithmetic. Does not read rows (beam.py) and does not know TensorFlow (tensor_rows.py has the same
+interface over tensors).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,23 @@ class Rows:
         """Returns the rows with `fill`, shape (num_numbers,), in the place of numbers that are not finite."""
         return Rows(np.where(np.isfinite(self.numbers), self.numbers, fill), self.counts)
 
+    def negatives(self) -> tuple[npt.NDArray[np.int64], Float32Array]:
+        """Returns how many finite values of each column are below 0, and the smallest or 0; both (d,)."""
+        numbers = np.where(np.isfinite(self.numbers), self.numbers, 0)
+        data = self.counts.data
+        below = np.flatnonzero((data < 0) & np.isfinite(data))
+        columns, width = self.counts.indices[below], self.width - self.num_numbers
+        smallest = np.zeros(width, np.float32)
+        np.minimum.at(smallest, columns, data[below])
+        return (
+            np.concatenate([(numbers < 0).sum(axis=0), np.bincount(columns, minlength=width)]),
+            np.concatenate([numbers.min(axis=0, initial=0), smallest]),
+        )
+
+    def nonnegative(self) -> "Rows":
+        """Returns the rows with 0 in the place of numbers below 0."""
+        return Rows(NumpyOps.positive(self.numbers), self.counts)
+
     def dense(self) -> Float32Array:
         """Returns all columns side by side, shape (n, d)."""
         if not self.counts.shape[1]:
@@ -103,6 +121,47 @@ class Rows:
         if self.counts.shape[1]:
             found = found + self.counts @ matrix[dense:]
         return np.asarray(found, np.float32)
+
+    def squared_norms(self, centre: Float32Array, scale: Float32Array) -> Float32Array:
+        """Returns the squared length of (numbers - centre, counts) * scale.
+
+        Args:
+          centre: Shape (num_numbers,).
+          scale: Shape (d,).
+
+        Returns:
+          Shape (n, 1), float32.
+        """
+        dense = self.num_numbers
+        found = (((self.numbers - centre) * scale[:dense]) ** 2).sum(axis=1, keepdims=True)
+        if self.counts.shape[1]:
+            found = found + self.counts.power(2) @ (scale[dense:, None] ** 2)
+        return np.asarray(found, np.float32)
+
+    def divide_among(self, shares: Float32Array, matrix: Float32Array, floor: float) -> Float32Array:
+        """Returns how much of each row each component gets, if components take by shares * matrix.
+
+        That is shares * ((x / (shares @ matrix + floor)) @ matrix^T): a value goes to the components in
+        proportion to what each explains of it.
+
+        Args:
+          shares: Shape (n, k), not negative.
+          matrix: Shape (k, d), not negative.
+          floor: What is too small to be explained.
+
+        Returns:
+          Shape (n, k), float32.
+        """
+        dense = self.num_numbers
+        found = (self.numbers / (shares @ matrix[:, :dense] + floor)) @ matrix[:, :dense].T
+        counts = self.counts
+        if counts.shape[1]:
+            by_column = np.ascontiguousarray(matrix[:, dense:].T)
+            owners = np.repeat(np.arange(self.num_rows), np.diff(counts.indptr))
+            explained = np.einsum("ek,ek->e", shares[owners], by_column[counts.indices]) + floor
+            parts = (counts.data / explained, counts.indices, counts.indptr)
+            found = found + sparse.csr_matrix(parts, counts.shape) @ by_column
+        return np.asarray(shares * found, np.float32)
 
     def hashes(self, seed: int) -> npt.NDArray[np.uint64]:
         """Returns a hash of each row, shape (n,), that depends on nothing but its values and the seed.
@@ -127,6 +186,20 @@ class NumpyOps:
     exp = staticmethod(np.exp)
     log = staticmethod(np.log)
     maximum = staticmethod(np.maximum)
+
+    @staticmethod
+    def positive(value: Float32Array) -> Float32Array:
+        """Returns 0 in the place of what is below it, and NaN for NaN and -infinity.
+
+        Written so that no runtime can lose the NaN: what maximum(NaN, 0) is, each decides for itself.
+        """
+        half = np.float32(0.5)
+        return np.asarray(half * value + half * np.abs(value), np.float32)
+
+    @staticmethod
+    def join(parts: Sequence[Float32Array]) -> Float32Array:
+        """Returns columns side by side."""
+        return np.concatenate(parts, axis=1)
 
     @staticmethod
     def constant(value: npt.ArrayLike) -> Float32Array:

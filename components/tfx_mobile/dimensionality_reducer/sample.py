@@ -70,11 +70,15 @@ class Sample:
         return self.merge(new) if len(new.hashes) else self
 
     def repeated(self, limit: int) -> Rows:
-        """Returns each row as often as it occurs; where that makes more than `limit` rows, in proportion."""
-        total = int(self.occurrences.sum())
+        """Returns each row as often as it occurs; where that makes more than `limit` rows, `limit` of them.
+
+        Those are a systematic sample of all (Madow 1949), so that each row's share stays as it is to within
+        one row; a rare one may fall out.
+        """
         times = self.occurrences
-        if total > limit:
-            times = np.maximum(1, np.rint(times * (limit / total)).astype(np.int64))
+        upto = np.cumsum(times)
+        if len(upto) and upto[-1] > limit:
+            times = np.diff(upto * limit // upto[-1], prepend=0)
         return self.rows.take(np.repeat(np.arange(len(times)), times))
 
 

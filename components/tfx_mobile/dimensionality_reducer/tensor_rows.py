@@ -4,7 +4,7 @@ Only operations that TFLite has as built-ins.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,30 @@ class _Indices:
             return tf.reduce_sum(found, axis=1)
         return tf.math.unsorted_segment_sum(found, self.rows, num_rows)
 
+    def dense(self, num_rows: Any) -> Any:
+        """Returns the vectors written out, shape (n, depth)."""
+        rows = self._rows(num_rows)
+        weights = tf.ones_like(self.indices, tf.float32) if self.weights is None else self.weights
+        width = self.depth + 1
+        places = tf.reshape(rows * width + self.indices, (-1,))
+        written = tf.math.unsorted_segment_sum(tf.reshape(weights, (-1,)), places, num_rows * width)
+        return tf.reshape(written, (-1, width))[:, : self.depth]
+
+    def divide_among(self, shares: Any, matrix: Float32Array, floor: float, num_rows: Any) -> Any:
+        """Returns what Rows.divide_among does, without the factor `shares`; shape (n, k)."""
+        padded = np.concatenate([matrix.T, np.zeros((1, len(matrix)))])
+        weights = tf.gather(tf.constant(padded, tf.float32), self.indices)
+        of_owner = shares[:, tf.newaxis, :] if self.rows is None else tf.gather(shares, self.rows)
+        explained = tf.reduce_sum(weights * of_owner, axis=-1) + floor
+        parts = 1.0 / explained if self.weights is None else self.weights / explained
+        found = weights * parts[..., tf.newaxis]
+        if self.rows is None:
+            return tf.reduce_sum(found, axis=1)
+        return tf.math.unsorted_segment_sum(found, self.rows, num_rows)
+
+    def _rows(self, num_rows: Any) -> Any:
+        return tf.range(num_rows)[:, tf.newaxis] if self.rows is None else self.rows
+
 
 class TensorRows:
     """Some rows as tensors.
@@ -78,11 +102,19 @@ class TensorRows:
             found._numbers = tf.where(finite, self._numbers, tf.constant(fill, tf.float32))
         return found
 
+    def nonnegative(self) -> "TensorRows":
+        """As rows.Rows.nonnegative."""
+        found = object.__new__(TensorRows)
+        found.__dict__.update(self.__dict__)
+        if self._numbers is not None:
+            found._numbers = TensorOps.positive(self._numbers)
+        return found
+
     def dense(self) -> Any:
         """As rows.Rows.dense."""
         parts = [] if self._numbers is None else [self._numbers]
         for one in self._indices:
-            parts.append(one.matmul(np.eye(one.depth, dtype=np.float32), self._num_rows))
+            parts.append(one.dense(self._num_rows))
         return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]
 
     def project(self, centre: Float32Array, matrix: Float32Array, offset: Float32Array) -> Any:
@@ -97,6 +129,34 @@ class TensorRows:
             start += one.depth
         return total
 
+    def squared_norms(self, centre: Float32Array, scale: Float32Array) -> Any:
+        """As rows.Rows.squared_norms."""
+        parts = []
+        if self._numbers is not None:
+            scaled = (self._numbers - tf.constant(centre, tf.float32)) * scale[: self.num_numbers]
+            parts.append(TensorOps.sum(scaled * scaled))
+        start = self.num_numbers
+        for one in self._indices:
+            # A row may have an index more than once: the square is of the sum.
+            scaled = one.dense(self._num_rows) * scale[start : start + one.depth]
+            parts.append(TensorOps.sum(scaled * scaled))
+            start += one.depth
+        return tf.add_n(parts) if len(parts) > 1 else parts[0]
+
+    def divide_among(self, shares: Any, matrix: Float32Array, floor: float) -> Any:
+        """As rows.Rows.divide_among."""
+        parts = []
+        if self._numbers is not None:
+            own = tf.constant(matrix[:, : self.num_numbers], tf.float32)
+            explained = tf.matmul(shares, own) + floor
+            parts.append(tf.matmul(self._numbers / explained, own, transpose_b=True))
+        start = self.num_numbers
+        for one in self._indices:
+            own = matrix[:, start : start + one.depth]
+            parts.append(one.divide_among(shares, own, floor, self._num_rows))
+            start += one.depth
+        return shares * (tf.add_n(parts) if len(parts) > 1 else parts[0])
+
 
 class TensorOps:
     """The functions of rows.NumpyOps on tensors."""
@@ -104,6 +164,16 @@ class TensorOps:
     exp = staticmethod(tf.exp)
     log = staticmethod(tf.math.log)
     maximum = staticmethod(tf.maximum)
+
+    @staticmethod
+    def positive(value: Any) -> Any:
+        """As rows.NumpyOps.positive."""
+        return 0.5 * value + 0.5 * tf.abs(value)
+
+    @staticmethod
+    def join(parts: Sequence[Any]) -> Any:
+        """Returns columns side by side."""
+        return tf.concat(list(parts), axis=1)
 
     @staticmethod
     def constant(value: npt.ArrayLike) -> Any:
