@@ -1,5 +1,6 @@
-"""The README's own pipeline, copied out of it and run as written."""
+"""The pipelines of the README and of the guides, copied out of them and run as written."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,31 +13,41 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 README = Path(__file__).parents[2] / "README.md"
+REDUCER_GUIDE = README.parent / "docs" / "dimensionality-reducer.md"
 
 
-@pytest.fixture(scope="session")
-def own_project(tmp_path_factory):
-    """A folder with the README's two files and 600 rows of which the fare is known."""
-    folder = tmp_path_factory.mktemp("own")
-    model, pipeline = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    (folder / "my_model.py").write_text(model)
-    (folder / "my_pipeline.py").write_text(pipeline)
-    rng = np.random.default_rng(1)
-    miles, minutes = rng.uniform(0.5, 20.0, 600), rng.uniform(1.0, 60.0, 600)
-    fares = 2.5 + 1.5 * miles + 0.4 * minutes
-    lines = [f"{m:.3f},{t:.3f},{f:.3f}" for m, t, f in zip(miles, minutes, fares, strict=True)]
+def run_as_written(document, files, rows, folder):
+    """Writes the document's Python blocks to the files, the rows to data/, and runs the last file."""
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    for name, block in zip(files, blocks, strict=True):
+        (folder / name).write_text(block)
     (folder / "data").mkdir()
-    (folder / "data" / "trips.csv").write_text("\n".join(["miles,minutes,fare", *lines]) + "\n")
-    environment = os.environ | {"TF_USE_LEGACY_KERAS": "1"}
+    lines = [",".join(map(str, row)) for row in zip(*rows.values(), strict=True)]
+    (folder / "data" / "trips.csv").write_text("\n".join([",".join(rows), *lines]) + "\n")
     done = subprocess.run(
-        [sys.executable, "my_pipeline.py"],
+        [sys.executable, files[-1]],
         cwd=folder,
-        env=environment,
+        env=os.environ | {"TF_USE_LEGACY_KERAS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def trips(count):
+    """Rows of which the fare is known."""
+    rng = np.random.default_rng(1)
+    miles, minutes = rng.uniform(0.5, 20.0, count).round(3), rng.uniform(1.0, 60.0, count).round(3)
+    return {"miles": miles, "minutes": minutes, "fare": (2.5 + 1.5 * miles + 0.4 * minutes).round(3)}
+
+
+@pytest.fixture(scope="session")
+def own_project(tmp_path_factory):
+    """A folder with the README's two files and 600 rows."""
+    folder = tmp_path_factory.mktemp("own")
+    run_as_written(README, ("my_model.py", "my_pipeline.py"), trips(600), folder)
     return folder
 
 
@@ -50,6 +61,19 @@ def test_the_pipeline_of_the_readme_pushes_a_model_that_takes_raw_features(own_p
     assert set(model.inputs) == {"miles", "minutes"}
     fare = model.predict({"miles": np.array([10.0]), "minutes": np.array([30.0])})[0, 0]
     assert 20.0 < fare < 40.0  # 29.5 by the rule the rows were made with
+
+
+def test_the_pipeline_of_the_reducers_guide_reduces(tmp_path):
+    companies = np.array(["Flash", "Sun", "Blue"])[np.arange(600) % 3]
+    rows = trips(600) | {"company": companies}
+    printed = run_as_written(REDUCER_GUIDE, ("my_features.py", "my_reduction.py"), rows, tmp_path)
+    page = tmp_path / re.search(r"Report: (.*)", printed).group(1)
+    assert page.name == "reduction.html"
+    assert page.stat().st_size > 1000
+    report = json.loads(page.with_name("reduction.json").read_text())
+    names = [one["settings"]["output"] for one in report["reductions"]]
+    assert names == ["trip", "fare_direction"]
+    assert "company=Flash" in report["reductions"][1]["columns"]
 
 
 def test_every_make_target_of_the_readme_exists():
