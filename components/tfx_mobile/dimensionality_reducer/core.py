@@ -34,7 +34,8 @@ def fit(reduction: Reduction, statistics: Statistics, columns: list[str], label_
       DataError: The method cannot be fitted to these rows; the message says why and what to do.
     """
     statistics.check(columns, label_key)
-    return dataclasses.replace(_fit(reduction, statistics, columns), fill=statistics.fill)
+    found = _fit(reduction, statistics, columns)
+    return found if found.fill is not None else dataclasses.replace(found, fill=statistics.fill)
 
 
 def _fit(reduction: Reduction, statistics: Statistics, columns: list[str]) -> Fitted:

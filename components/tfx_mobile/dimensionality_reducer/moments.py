@@ -1,6 +1,8 @@
 """Sufficient statistics that merge: count, mean and centred cross-products, float64.
 
-One pass over the rows, O(d^2) memory whatever their number, in any order and any tree of merges.
+One pass over the rows, O(d^2) memory whatever their number, in any order and any tree of merges. Numbers that
+are not finite count as missing: what comes out are the moments of the rows with the mean of its column's
+finite values in the place of each.
 
 Source: Chan, Golub, LeVeque (1983), Algorithms for computing the sample variance, eq. 1.7 and 2.1.
 """
@@ -13,11 +15,14 @@ import numpy.typing as npt
 from scipy import sparse
 
 FloatArray = npt.NDArray[np.float64]
+# The sum of squares of a column of counts less that of its mean is rounding below this share of the first:
+# a word in all of 1e9 rows but one still has 1e-9.
+_COUNT_ROUNDING = 1e-13
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Count, mean and centred cross-products of finite rows of width d.
+    """Count, mean and centred cross-products of rows of width d.
 
     Attributes:
       count: Rows.
@@ -37,30 +42,9 @@ class Moments:
     @classmethod
     def of(cls, rows: npt.NDArray[Any], counts: Any = None) -> "Moments":
         """Returns the moments of dense rows, shape (n, d), and of sparse columns that stand behind them."""
-        values = np.asarray(rows, np.float64)
-        num_rows = len(values)
-        num_sparse = 0 if counts is None else counts.shape[1]
-        if not num_rows:
-            return cls.zero(values.shape[1] + num_sparse)
-        mean = values.mean(axis=0)
-        centred = values - mean
-        # The mean was rounded; what is left over is taken off too, so that a constant column has variance 0
-        # and not a speck of it that standardising would blow up to 1 (Chan et al. 1983, eq. 1.7).
-        rest = centred.mean(axis=0)
-        centred -= rest
-        if not num_sparse:
-            return cls(num_rows, mean + rest, centred.T @ centred)
-        # Counts are near zero, so their cross-products lose nothing when they are centred afterwards.
-        sparse_counts = sparse.csr_matrix(counts, dtype=np.float64)
-        sparse_mean = np.asarray(sparse_counts.mean(axis=0)).ravel()
-        between = np.asarray(sparse_counts.T @ centred).T
-        within = (sparse_counts.T @ sparse_counts).toarray()
-        within -= num_rows * np.outer(sparse_mean, sparse_mean)
-        return cls(
-            num_rows,
-            np.concatenate([mean + rest, sparse_mean]),
-            np.block([[centred.T @ centred, between], [between.T, within]]),
-        )
+        found = RunningMoments(np.shape(rows)[1], 0 if counts is None else counts.shape[1])
+        found.add(rows, counts)
+        return found.result()
 
     def merge(self, other: "Moments") -> "Moments":
         """Returns the moments of both sets of rows together (Chan et al. 1983, eq. 2.1)."""
@@ -75,3 +59,165 @@ class Moments:
     def covariance(self) -> FloatArray:
         """Returns the sample covariance, shape (d, d); needs at least two rows."""
         return self.cross / (self.count - 1)
+
+
+class RunningMoments:
+    """Moments of rows that come in batches, with what merging them exactly takes.
+
+    Args:
+      num_numbers: Dense columns.
+      num_counts: Sparse columns, which stand behind them.
+    """
+
+    def __init__(self, num_numbers: int, num_counts: int = 0) -> None:
+        self._num_rows = 0
+        self._sums = _Sums.zero(num_numbers, num_counts)
+        self._count_sum = np.zeros(num_counts)
+        self._count_cross = np.zeros((num_counts, num_counts))  # not centred; only added to in place
+
+    def add(self, numbers: npt.NDArray[Any], counts: Any = None) -> None:
+        """Adds rows.
+
+        Args:
+          numbers: Shape (n, num_numbers); those that are not finite are missing.
+          counts: Sparse or dense, shape (n, num_counts), finite.
+        """
+        values = np.asarray(numbers, np.float64)
+        if not len(values):
+            return
+        counts = sparse.csr_matrix(np.zeros((len(values), 0)) if counts is None else counts, dtype=np.float64)
+        self._num_rows += len(values)
+        self._sums = self._sums.merge(_Sums.of(values, counts))
+        if counts.shape[1]:
+            self._count_sum += _column_sums(counts)
+            products = (counts.T @ counts).tocoo()  # of words that meet in a row: few of all pairs
+            self._count_cross[products.row, products.col] += products.data
+
+    def merge(self, other: "RunningMoments") -> None:
+        """Adds the rows of another one."""
+        self._num_rows += other._num_rows
+        self._sums = self._sums.merge(other._sums)
+        self._count_sum += other._count_sum
+        self._count_cross += other._count_cross
+
+    def result(self) -> Moments:
+        """Returns the moments of all rows, the mean of its column in the place of each missing number."""
+        sums, num_numbers = self._sums.centred(), len(self._sums.centre)
+        mean = np.concatenate([sums.centre, self._count_sum / max(self._num_rows, 1)])
+        cross = np.empty((len(mean), len(mean)))
+        cross[:num_numbers, :num_numbers] = sums.cross
+        cross[:num_numbers, num_numbers:] = sums.between
+        cross[num_numbers:, :num_numbers] = sums.between.T
+        # Counts are near zero, so their cross-products lose nothing when they are centred afterwards.
+        within = cross[num_numbers:, num_numbers:]
+        np.outer(-self._count_sum, mean[num_numbers:], out=within)
+        within += self._count_cross
+        constant = num_numbers + np.flatnonzero(
+            within.diagonal() <= _COUNT_ROUNDING * self._count_cross.diagonal()
+        )
+        cross[constant], cross[:, constant] = 0, 0
+        return Moments(self._num_rows, mean, cross)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sums:
+    """Sums over pairs of columns, each over the rows in which both are finite.
+
+    With z = x - centre. Where no value is missing the sums are the same for all partners of a column, and
+    `pairs`, `sums` and `beside` hold them once, to be broadcast: that keeps complete batches cheap.
+
+    Attributes:
+      centre: Shape (d,).
+      pairs: Shape (d, d) or (1, 1), how many rows.
+      sums: Shape (d, d) or (d, 1), the sum of z_i over the rows in which j is finite too.
+      cross: Shape (d, d), the sum of z_i z_j.
+      between: Shape (d, num_counts), the sum of z_i times count j.
+      beside: Shape (d, num_counts) or (1, num_counts), the sum of count j.
+    """
+
+    centre: FloatArray
+    pairs: FloatArray
+    sums: FloatArray
+    cross: FloatArray
+    between: FloatArray
+    beside: FloatArray
+
+    @classmethod
+    def zero(cls, width: int, num_counts: int) -> "_Sums":
+        return cls(
+            np.zeros(width),
+            np.zeros((1, 1)),
+            np.zeros((width, 1)),
+            np.zeros((width, width)),
+            np.zeros((width, num_counts)),
+            np.zeros((1, num_counts)),
+        )
+
+    @classmethod
+    def of(cls, values: FloatArray, counts: Any) -> "_Sums":
+        finite = np.isfinite(values)
+        if finite.all():
+            mean = values.mean(axis=0)
+            centred = values - mean
+            # The mean was rounded; what is left over is taken off too, so that a constant column has variance
+            # 0 and not a speck of it that standardising would blow up to 1 (Chan et al. 1983, eq. 1.7).
+            rest = centred.mean(axis=0)
+            centred -= rest
+            pairs, sums = np.full((1, 1), float(len(values))), centred.sum(axis=0)[:, None]
+            beside = _column_sums(counts)[None, :]
+        else:
+            mask = finite.astype(np.float64)
+            found = np.maximum(mask.sum(axis=0), 1)
+            values = np.where(finite, values, 0.0)
+            mean = values.sum(axis=0) / found
+            centred = (values - mean) * mask
+            rest = centred.sum(axis=0) / found
+            centred = (centred - rest) * mask
+            pairs, sums = mask.T @ mask, centred.T @ mask
+            beside = np.asarray(counts.T @ mask).T
+        return cls(mean + rest, pairs, sums, centred.T @ centred, np.asarray(counts.T @ centred).T, beside)
+
+    @property
+    def num_finite(self) -> FloatArray:
+        """Shape (d,), how many values of each column are finite."""
+        width = len(self.centre)
+        return np.broadcast_to(self.pairs, (width, width)).diagonal()
+
+    def shifted(self, centre: FloatArray) -> "_Sums":
+        """Returns the sums about another centre; exact but for rounding."""
+        delta = centre - self.centre
+        half = self.sums - delta[:, None] * self.pairs / 2
+        change = half * delta
+        return _Sums(
+            centre,
+            self.pairs,
+            self.sums - delta[:, None] * self.pairs,
+            self.cross - change - change.T,
+            self.between - delta[:, None] * self.beside,
+            self.beside,
+        )
+
+    def centred(self) -> "_Sums":
+        """Returns the sums about the means."""
+        width = len(self.centre)
+        sums = np.broadcast_to(self.sums, (width, width)).diagonal()
+        return self.shifted(self.centre + sums / np.maximum(self.num_finite, 1))
+
+    def merge(self, other: "_Sums") -> "_Sums":
+        """Returns the sums of both sets of rows, about a centre that stays at the means."""
+        total = self.num_finite + other.num_finite
+        share = other.num_finite / np.maximum(total, 1)
+        centre = self.centre + (other.centre - self.centre) * share
+        one, two = self.shifted(centre), other.shifted(centre)
+        return _Sums(
+            centre,
+            one.pairs + two.pairs,
+            one.sums + two.sums,
+            one.cross + two.cross,
+            one.between + two.between,
+            one.beside + two.beside,
+        )
+
+
+def _column_sums(counts: Any) -> FloatArray:
+    return np.asarray(counts.sum(axis=0), np.float64).ravel()

@@ -11,16 +11,21 @@ import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer.config import (
+    NMF,
     PCA,
+    LatentDirichletAllocation,
     NotFinite,
     Reduction,
+    Sampled,
+    TruncatedSVD,
 )
-from tfx_mobile.dimensionality_reducer.moments import Moments
+from tfx_mobile.dimensionality_reducer.moments import FloatArray, Moments, RunningMoments
 from tfx_mobile.dimensionality_reducer.rows import Rows
 from tfx_mobile.dimensionality_reducer.sample import Sample
 
 REPORT_ROWS = 2000  # rows of the report's two-dimensional projection
 TRAIN_SPLIT = "train"
+_MAX_MOMENTS_BYTES = 4 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +37,28 @@ class Needs:
       label: The same of the numeric label and the columns together.
       sample_rows: Size of the sample.
       seed: Of the sample.
+      negatives: How many numbers of each column are below 0, and the smallest.
     """
 
     moments: bool = False
     label: bool = False
     sample_rows: int = REPORT_ROWS
     seed: int = 0
+    negatives: bool = False
 
 
 def needs(reduction: Reduction) -> Needs:
     """Returns what a method is fitted from."""
+    if isinstance(reduction, Sampled):
+        counts_or_parts = isinstance(reduction, (NMF, LatentDirichletAllocation))
+        return Needs(sample_rows=reduction.sample_rows, seed=reduction.seed, negatives=counts_or_parts)
     return _NEEDS[type(reduction)]
 
 
-_NEEDS: dict[type[Reduction], Needs] = {PCA: Needs(moments=True)}
+_NEEDS: dict[type[Reduction], Needs] = {
+    PCA: Needs(moments=True),
+    TruncatedSVD: Needs(moments=True),
+}
 
 
 class Statistics:
@@ -56,24 +69,31 @@ class Statistics:
       not_finite: Shape (d,), how many values of each column were NaN or infinite.
       num_bad_rows: Rows with such a value.
       labels_not_finite: Rows whose label was.
-      moments: Of the rows that count; None if the method does not need them.
-      label_moments: Of the label, which is column 0, and the columns after it; None if the method does not
-        need them.
       sample: Of the rows that count.
+      num_negative: Shape (d,), how many finite values of each column are below 0, of the rows that count; 0
+        if the method does not need to know.
+      minimum: Shape (d,), the smallest finite value of each column, or 0 if none is below it; likewise.
     """
 
     def __init__(self, reduction: Reduction, num_numbers: int, width: int) -> None:
         self._reduction = reduction
         self._needs = needs(reduction)
         self._num_numbers = num_numbers
+        check_width(reduction, width)
         nothing = Rows.of(np.zeros((0, num_numbers)), np.zeros((0, width - num_numbers)))
         self.num_rows = 0
         self.num_bad_rows = 0
         self.labels_not_finite = 0
         self.not_finite = np.zeros(width, np.int64)
-        self.moments = Moments.zero(width) if self._needs.moments else None
-        self.label_moments = Moments.zero(1 + width) if self._needs.label else None
+        num_counts = width - num_numbers
+        self._moments = RunningMoments(num_numbers, num_counts) if self._needs.moments else None
+        self._label_is_text = False
+        self._label_moments = RunningMoments(1 + num_numbers, num_counts) if self._needs.label else None
+        self._num_finite = np.zeros(num_numbers, np.int64)
+        self._finite_mean = np.zeros(num_numbers)
         self.sample = Sample.of(nothing, np.zeros(0), self._needs.sample_rows, self._needs.seed)
+        self.num_negative = np.zeros(width, np.int64)
+        self.minimum = np.zeros(width)
 
     def add(self, rows: Rows, labels: npt.NDArray[Any] | None = None) -> None:
         """Adds a batch.
@@ -88,9 +108,10 @@ class Statistics:
             bad = rows.not_finite()
             self.not_finite += bad.sum(axis=0)
             self.num_bad_rows += int(bad.any(axis=1).sum())
-            if self._reduction.not_finite is not NotFinite.IMPUTE_MEAN:
-                good = ~bad.any(axis=1)
-                rows, labels = rows.take(good), labels[good]
+            if self._reduction.not_finite is NotFinite.IMPUTE_MEAN:
+                bad = bad[:, self._num_numbers :]  # of a one-hot vector nothing is imputed
+            good = ~bad.any(axis=1)
+            rows, labels = rows.take(good), labels[good]
         if self._reduction.needs_label and labels.dtype != object:
             good = np.isfinite(labels)
             self.labels_not_finite += int((~good).sum())
@@ -98,11 +119,17 @@ class Statistics:
         if not rows.num_rows:
             return
         self.sample = self.sample.add(rows, labels)
-        if self.moments is not None:
-            self.moments = self.moments.merge(Moments.of(rows.numbers, rows.counts))
-        if self.label_moments is not None:
-            numbers = np.column_stack([labels.astype(np.float64), rows.numbers])
-            self.label_moments = self.label_moments.merge(Moments.of(numbers, rows.counts))
+        if self._needs.negatives:
+            num_negative, minimum = rows.negatives()
+            self.num_negative = self.num_negative + num_negative
+            self.minimum = np.minimum(self.minimum, minimum)
+        if self._reduction.not_finite is NotFinite.IMPUTE_MEAN:
+            self._add_means(rows.numbers)
+        if self._moments is not None:
+            self._moments.add(rows.numbers, rows.counts)
+        self._label_is_text |= labels.dtype == object
+        if self._label_moments is not None and not self._label_is_text:
+            self._label_moments.add(np.column_stack([labels, rows.numbers]), rows.counts)
 
     def merge(self, other: "Statistics") -> None:
         """Adds what another one gathered."""
@@ -111,10 +138,42 @@ class Statistics:
         self.labels_not_finite += other.labels_not_finite
         self.not_finite = self.not_finite + other.not_finite
         self.sample = self.sample.merge(other.sample)
-        if self.moments is not None and other.moments is not None:
-            self.moments = self.moments.merge(other.moments)
-        if self.label_moments is not None and other.label_moments is not None:
-            self.label_moments = self.label_moments.merge(other.label_moments)
+        self.num_negative = self.num_negative + other.num_negative
+        self.minimum = np.minimum(self.minimum, other.minimum)
+        if self._moments is not None and other._moments is not None:
+            self._moments.merge(other._moments)
+        if self._label_moments is not None and other._label_moments is not None:
+            self._label_moments.merge(other._label_moments)
+        self._label_is_text |= other._label_is_text
+        self._merge_means(other._num_finite, other._finite_mean)
+
+    @property
+    def moments(self) -> Moments | None:
+        """Of the rows that count, imputed if that is asked for; None if the method does not need them."""
+        return None if self._moments is None else self._moments.result()
+
+    @property
+    def label_moments(self) -> Moments | None:
+        """Of the label, column 0, and the columns after it; None if the method does not need them."""
+        return None if self._label_moments is None else self._label_moments.result()
+
+    @property
+    def fill(self) -> npt.NDArray[np.float32] | None:
+        """What stands in for numbers that are not finite, shape (num_numbers,); None if nothing does."""
+        if self._reduction.not_finite is not NotFinite.IMPUTE_MEAN:
+            return None
+        return self._finite_mean.astype(np.float32)
+
+    def _add_means(self, numbers: npt.NDArray[np.float32]) -> None:
+        finite = np.isfinite(numbers)
+        num_finite = finite.sum(axis=0)
+        values = np.where(finite, numbers, 0).astype(np.float64)
+        self._merge_means(num_finite, values.sum(axis=0) / np.maximum(num_finite, 1))
+
+    def _merge_means(self, num_finite: npt.NDArray[np.int64], means: FloatArray) -> None:
+        self._num_finite = self._num_finite + num_finite
+        share = num_finite / np.maximum(self._num_finite, 1)
+        self._finite_mean = self._finite_mean + (means - self._finite_mean) * share
 
     def check(self, columns: list[str], label_key: str = "") -> None:
         """Raises DataError where the rows are not what the method can be fitted from.
@@ -128,8 +187,35 @@ class Statistics:
         refuse_not_finite(
             refused(self._reduction, columns, self.not_finite, self._num_numbers), self.num_rows, TRAIN_SPLIT
         )
+        if self.fill is not None and not self._num_finite.all():
+            raise DataError(
+                f"Feature {columns[int(self._num_finite.argmin())]!r} must have a finite value in split "
+                f"'{TRAIN_SPLIT}', so that its mean can stand in for the others; got none in {self.num_rows} "
+                "rows. Leave it out of the inputs."
+            )
+        if self._needs.label and self._label_is_text:
+            raise DataError(
+                f"{self._reduction.name} needs a label that is a number; {label_key!r} is text. Make a number of "
+                "it in preprocessing_fn."
+            )
         if self.labels_not_finite:
             refuse_not_finite({label_key: self.labels_not_finite}, self.num_rows, TRAIN_SPLIT)
+
+
+def check_width(reduction: Reduction, width: int) -> None:
+    """Raises DataError if the cross-products of so many columns would not fit in memory.
+
+    Args:
+      reduction: The method.
+      width: Columns of its inputs.
+    """
+    num_bytes = 8 * width**2
+    if (needs(reduction).moments or needs(reduction).label) and num_bytes > _MAX_MOMENTS_BYTES:
+        raise DataError(
+            f"{reduction.name} holds a number for each pair of columns, in at most "
+            f"{_MAX_MOMENTS_BYTES / 2**30:g} GiB; got {width} columns, {num_bytes / 2**30:.3g} GiB. Use "
+            "SparseRandomProjection or GaussianRandomProjection, or a smaller depth of OneHot."
+        )
 
 
 def refused(
