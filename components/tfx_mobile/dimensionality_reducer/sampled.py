@@ -28,7 +28,7 @@ from tfx_mobile.dimensionality_reducer.config import (
     SparsePCA,
 )
 from tfx_mobile.dimensionality_reducer.models import Fitted, Kernel, Linear, Model, Parts, Topics
-from tfx_mobile.dimensionality_reducer.rows import Float32Array, FloatArray, Rows
+from tfx_mobile.dimensionality_reducer.rows import FloatArray, Rows
 from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics
 
 _RANK_TOLERANCE = 1e-12  # a variance below this share of the largest one is rounding, not signal
@@ -43,14 +43,12 @@ class _Different:
     Attributes:
       rows: What they hold.
       occurrences: Shape (n,), float64, how many rows each stands for.
-      fill: Shape (num_numbers,), what was imputed; None if nothing is.
       columns: Names of the d columns.
       notes: What a reader should know about the sample.
     """
 
     rows: Rows
     occurrences: FloatArray
-    fill: Float32Array | None
     columns: list[str]
     notes: list[str]
 
@@ -60,7 +58,6 @@ class _Different:
             model=model,
             columns=self.columns,
             num_rows=int(self.occurrences.sum()),
-            fill=self.fill,
             notes=tuple(self.notes),
             **found,
         )
@@ -83,8 +80,7 @@ def fit_fast_ica(statistics: Statistics, config: FastICA, columns: list[str]) ->
     """
     sample = _different(statistics, config, columns)
     _check_width(config, columns)
-    rows = statistics.sample.repeated(config.sample_rows)
-    dense = (rows if sample.fill is None else rows.imputed(sample.fill)).dense().astype(np.float64)
+    dense = _repeated(statistics, config).dense().astype(np.float64)
     deviations = dense.std(axis=0) * _varies(dense)
     standardised = (dense - dense.mean(axis=0)) * _inverse(deviations)
     _check_rank(config, np.linalg.svd(standardised, compute_uv=False) ** 2)
@@ -286,8 +282,7 @@ def fit_latent_dirichlet_allocation(
     """
     _check_not_negative(statistics, config, columns)
     sample = _different(statistics, config, columns)
-    rows = statistics.sample.repeated(config.sample_rows)
-    counts = _sparse(rows if sample.fill is None else rows.imputed(sample.fill))
+    counts = _sparse(_repeated(statistics, config))
     _check_not_zero(config, float(counts.sum()), columns)
     model = decomposition.LatentDirichletAllocation(
         n_components=config.n_components,
@@ -320,26 +315,14 @@ def _different(statistics: Statistics, config: Sampled, columns: list[str]) -> _
             f"Fitted on a sample of {rows.num_rows} different rows that stand for {stands_for} of "
             f"{candidates} rows."
         )
-    fill = None
-    if impute:
-        fill = _finite_means(rows.numbers, occurrences, columns)
-        rows = rows.imputed(fill)
-    return _Different(rows, occurrences.astype(np.float64), fill, columns, notes)
+    rows = rows if statistics.fill is None else rows.imputed(statistics.fill)
+    return _Different(rows, occurrences.astype(np.float64), columns, notes)
 
 
-def _finite_means(
-    numbers: Float32Array, occurrences: npt.NDArray[np.int64], columns: list[str]
-) -> Float32Array:
-    finite = np.isfinite(numbers)
-    weights = finite * occurrences[:, None]
-    totals = weights.sum(axis=0)
-    if not totals.all():
-        raise DataError(
-            f"Feature {columns[int(np.argmin(totals))]!r} must have a finite value in split '{TRAIN_SPLIT}' "
-            "to impute its mean; got none. Leave it out of the inputs."
-        )
-    sums = (np.where(finite, numbers, 0).astype(np.float64) * weights).sum(axis=0)
-    return np.asarray(sums / totals, np.float32)
+def _repeated(statistics: Statistics, config: Sampled) -> Rows:
+    """Returns each row as often as it occurs; as many as the sample may hold if that makes more."""
+    rows = statistics.sample.repeated(config.sample_rows)
+    return rows if statistics.fill is None else rows.imputed(statistics.fill)
 
 
 def _sparse(rows: Rows) -> Any:
