@@ -10,15 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer.class_means import ClassMeans
 from tfx_mobile.dimensionality_reducer.config import (
+    LDA,
     NMF,
     PCA,
+    PLS,
+    CorrelationFilter,
+    GaussianRandomProjection,
     LatentDirichletAllocation,
     NotFinite,
     Reduction,
     Sampled,
+    Score,
+    SelectKBest,
+    SparseRandomProjection,
     TruncatedSVD,
+    VarianceThreshold,
 )
+from tfx_mobile.dimensionality_reducer.histograms import Histograms, num_bins
 from tfx_mobile.dimensionality_reducer.moments import FloatArray, Moments, RunningMoments
 from tfx_mobile.dimensionality_reducer.rows import Rows
 from tfx_mobile.dimensionality_reducer.sample import Sample
@@ -38,6 +48,9 @@ class Needs:
       sample_rows: Size of the sample.
       seed: Of the sample.
       negatives: How many numbers of each column are below 0, and the smallest.
+      means: The mean of the columns that are numbers.
+      classes: Count and mean of the columns by class of the label.
+      histograms: Of each column together with the label.
     """
 
     moments: bool = False
@@ -45,6 +58,9 @@ class Needs:
     sample_rows: int = REPORT_ROWS
     seed: int = 0
     negatives: bool = False
+    means: bool = False
+    classes: bool = False
+    histograms: bool = False
 
 
 def needs(reduction: Reduction) -> Needs:
@@ -52,12 +68,25 @@ def needs(reduction: Reduction) -> Needs:
     if isinstance(reduction, Sampled):
         counts_or_parts = isinstance(reduction, (NMF, LatentDirichletAllocation))
         return Needs(sample_rows=reduction.sample_rows, seed=reduction.seed, negatives=counts_or_parts)
+    if isinstance(reduction, SelectKBest):
+        return _NEEDS_OF_SCORES[reduction.score]
     return _NEEDS[type(reduction)]
 
 
 _NEEDS: dict[type[Reduction], Needs] = {
     PCA: Needs(moments=True),
     TruncatedSVD: Needs(moments=True),
+    LDA: Needs(moments=True, classes=True),
+    PLS: Needs(label=True),
+    VarianceThreshold: Needs(moments=True),
+    CorrelationFilter: Needs(moments=True),
+    GaussianRandomProjection: Needs(means=True),
+    SparseRandomProjection: Needs(means=True),
+}
+_NEEDS_OF_SCORES = {
+    Score.F_REGRESSION: Needs(label=True),
+    Score.F_CLASSIF: Needs(moments=True, classes=True),
+    Score.MUTUAL_INFO: Needs(histograms=True),
 }
 
 
@@ -68,11 +97,16 @@ class Statistics:
       num_rows: Rows that were seen.
       not_finite: Shape (d,), how many values of each column were NaN or infinite.
       num_bad_rows: Rows with such a value.
+      num_kept: Rows that count.
       labels_not_finite: Rows whose label was.
       sample: Of the rows that count.
       num_negative: Shape (d,), how many finite values of each column are below 0, of the rows that count; 0
         if the method does not need to know.
       minimum: Shape (d,), the smallest finite value of each column, or 0 if none is below it; likewise.
+      means: Shape (num_numbers,), of the finite values of the rows that count; 0 if the method does not need
+        to know and nothing is imputed.
+      classes: Of the rows that count; None if the method does not need them.
+      histograms: Likewise.
     """
 
     def __init__(self, reduction: Reduction, num_numbers: int, width: int) -> None:
@@ -83,6 +117,7 @@ class Statistics:
         nothing = Rows.of(np.zeros((0, num_numbers)), np.zeros((0, width - num_numbers)))
         self.num_rows = 0
         self.num_bad_rows = 0
+        self.num_kept = 0
         self.labels_not_finite = 0
         self.not_finite = np.zeros(width, np.int64)
         num_counts = width - num_numbers
@@ -90,7 +125,9 @@ class Statistics:
         self._label_is_text = False
         self._label_moments = RunningMoments(1 + num_numbers, num_counts) if self._needs.label else None
         self._num_finite = np.zeros(num_numbers, np.int64)
-        self._finite_mean = np.zeros(num_numbers)
+        self.means = np.zeros(num_numbers)
+        self.classes = ClassMeans.zero(width) if self._needs.classes else None
+        self.histograms = Histograms(num_numbers, width) if self._needs.histograms else None
         self.sample = Sample.of(nothing, np.zeros(0), self._needs.sample_rows, self._needs.seed)
         self.num_negative = np.zeros(width, np.int64)
         self.minimum = np.zeros(width)
@@ -118,13 +155,18 @@ class Statistics:
             rows, labels = (rows.take(good), labels[good]) if not good.all() else (rows, labels)
         if not rows.num_rows:
             return
+        self.num_kept += rows.num_rows
         self.sample = self.sample.add(rows, labels)
         if self._needs.negatives:
             num_negative, minimum = rows.negatives()
             self.num_negative = self.num_negative + num_negative
             self.minimum = np.minimum(self.minimum, minimum)
-        if self._reduction.not_finite is NotFinite.IMPUTE_MEAN:
+        if self._needs.means or self._reduction.not_finite is NotFinite.IMPUTE_MEAN:
             self._add_means(rows.numbers)
+        if self.classes is not None:
+            self.classes = self.classes.merge(ClassMeans.of(rows, labels))
+        if self.histograms is not None:
+            self.histograms.add(rows, labels)
         if self._moments is not None:
             self._moments.add(rows.numbers, rows.counts)
         self._label_is_text |= labels.dtype == object
@@ -135,6 +177,7 @@ class Statistics:
         """Adds what another one gathered."""
         self.num_rows += other.num_rows
         self.num_bad_rows += other.num_bad_rows
+        self.num_kept += other.num_kept
         self.labels_not_finite += other.labels_not_finite
         self.not_finite = self.not_finite + other.not_finite
         self.sample = self.sample.merge(other.sample)
@@ -145,7 +188,11 @@ class Statistics:
         if self._label_moments is not None and other._label_moments is not None:
             self._label_moments.merge(other._label_moments)
         self._label_is_text |= other._label_is_text
-        self._merge_means(other._num_finite, other._finite_mean)
+        self._merge_means(other._num_finite, other.means)
+        if self.classes is not None and other.classes is not None:
+            self.classes = self.classes.merge(other.classes)
+        if self.histograms is not None and other.histograms is not None:
+            self.histograms.merge(other.histograms)
 
     @property
     def moments(self) -> Moments | None:
@@ -162,7 +209,7 @@ class Statistics:
         """What stands in for numbers that are not finite, shape (num_numbers,); None if nothing does."""
         if self._reduction.not_finite is not NotFinite.IMPUTE_MEAN:
             return None
-        return self._finite_mean.astype(np.float32)
+        return self.means.astype(np.float32)
 
     def _add_means(self, numbers: npt.NDArray[np.float32]) -> None:
         finite = np.isfinite(numbers)
@@ -173,7 +220,7 @@ class Statistics:
     def _merge_means(self, num_finite: npt.NDArray[np.int64], means: FloatArray) -> None:
         self._num_finite = self._num_finite + num_finite
         share = num_finite / np.maximum(self._num_finite, 1)
-        self._finite_mean = self._finite_mean + (means - self._finite_mean) * share
+        self.means = self.means + (means - self.means) * share
 
     def check(self, columns: list[str], label_key: str = "") -> None:
         """Raises DataError where the rows are not what the method can be fitted from.
@@ -195,20 +242,22 @@ class Statistics:
             )
         if self._needs.label and self._label_is_text:
             raise DataError(
-                f"{self._reduction.name} needs a label that is a number; {label_key!r} is text. Make a number of "
-                "it in preprocessing_fn."
+                f"{self._reduction.name} needs a label that is a number; {label_key!r} is text. Make a number "
+                "of it in preprocessing_fn."
             )
         if self.labels_not_finite:
             refuse_not_finite({label_key: self.labels_not_finite}, self.num_rows, TRAIN_SPLIT)
 
 
 def check_width(reduction: Reduction, width: int) -> None:
-    """Raises DataError if the cross-products of so many columns would not fit in memory.
+    """Raises DataError if what is gathered of so many columns would not fit in memory.
 
     Args:
       reduction: The method.
       width: Columns of its inputs.
     """
+    if needs(reduction).histograms:
+        num_bins(width)
     num_bytes = 8 * width**2
     if (needs(reduction).moments or needs(reduction).label) and num_bytes > _MAX_MOMENTS_BYTES:
         raise DataError(
