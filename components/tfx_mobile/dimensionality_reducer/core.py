@@ -5,16 +5,24 @@ Statistics in, arrays out. Does not read rows (beam.py) and does not know Tensor
 
 import dataclasses
 
-from tfx_mobile.dimensionality_reducer import linear, sampled
+from tfx_mobile.dimensionality_reducer import linear, random_projection, sampled, selection, supervised
 from tfx_mobile.dimensionality_reducer.config import (
+    LDA,
     NMF,
     PCA,
+    PLS,
+    CorrelationFilter,
     FastICA,
+    GaussianRandomProjection,
     KernelPCA,
     LatentDirichletAllocation,
     Reduction,
+    Score,
+    SelectKBest,
     SparsePCA,
+    SparseRandomProjection,
     TruncatedSVD,
+    VarianceThreshold,
 )
 from tfx_mobile.dimensionality_reducer.models import Fitted
 from tfx_mobile.dimensionality_reducer.moments import Moments
@@ -34,16 +42,32 @@ def fit(reduction: Reduction, statistics: Statistics, columns: list[str], label_
       DataError: The method cannot be fitted to these rows; the message says why and what to do.
     """
     statistics.check(columns, label_key)
-    found = _fit(reduction, statistics, columns)
+    found = _fit(reduction, statistics, columns, label_key)
     return found if found.fill is not None else dataclasses.replace(found, fill=statistics.fill)
 
 
-def _fit(reduction: Reduction, statistics: Statistics, columns: list[str]) -> Fitted:
+def _fit(reduction: Reduction, statistics: Statistics, columns: list[str], label_key: str) -> Fitted:
     match reduction:
         case PCA():
             return linear.fit_pca(_moments(statistics), reduction, columns)
         case TruncatedSVD():
             return linear.fit_truncated_svd(_moments(statistics), reduction, columns)
+        case LDA():
+            assert statistics.classes is not None
+            return supervised.fit_lda(_moments(statistics), statistics.classes, reduction, columns, label_key)
+        case PLS():
+            return supervised.fit_pls(_label_moments(statistics), reduction, columns, label_key)
+        case VarianceThreshold():
+            return selection.fit_variance_threshold(_moments(statistics), reduction, columns)
+        case CorrelationFilter():
+            return selection.fit_correlation_filter(_moments(statistics), reduction, columns)
+        case SelectKBest():
+            scores = _scores(reduction, statistics, label_key)
+            return selection.fit_k_best(scores, reduction, columns, statistics.num_kept, label_key)
+        case GaussianRandomProjection() | SparseRandomProjection():
+            return random_projection.fit_random_projection(
+                statistics.num_kept, statistics.means, reduction, columns
+            )
         case FastICA():
             return sampled.fit_fast_ica(statistics, reduction, columns)
         case SparsePCA():
@@ -57,7 +81,25 @@ def _fit(reduction: Reduction, statistics: Statistics, columns: list[str]) -> Fi
     raise NotImplementedError(reduction.name)
 
 
+def _scores(reduction: SelectKBest, statistics: Statistics, label_key: str) -> linear.FloatArray:
+    match reduction.score:
+        case Score.F_REGRESSION:
+            return selection.f_regression(_label_moments(statistics), label_key)
+        case Score.F_CLASSIF:
+            assert statistics.classes is not None
+            return selection.f_classif(_moments(statistics), statistics.classes, label_key)
+        case Score.MUTUAL_INFO:
+            assert statistics.histograms is not None
+            return selection.mutual_information(statistics.histograms, statistics.fill, label_key)
+
+
 def _moments(statistics: Statistics) -> Moments:
     found = statistics.moments
+    assert found is not None
+    return found
+
+
+def _label_moments(statistics: Statistics) -> Moments:
+    found = statistics.label_moments
     assert found is not None
     return found

@@ -254,7 +254,7 @@ class Fitted:
       explained_variance: Shape (k,), of each output where the method has it.
       explained_variance_ratio: Shape (k,), its share of the variance of all columns, in [0, 1].
       all_variances: Shape (d,) or shorter, descending, for the scree plot; before the cut.
-      label_r2: Shape (k,), the share of the label's variance that each output explains, of partial least squares.
+      label_r2: Shape (k,), of partial least squares, the share of the label's variance that each explains.
       kept: Of a selection, the columns that stay.
       dropped: Of a selection, by column that goes, the reason.
       scores: Of a selection, by column, what it was ranked by.

@@ -105,6 +105,13 @@ class Rows:
             return self.numbers
         return np.concatenate([self.numbers, self.counts.toarray()], axis=1)
 
+    def select(self, columns: Sequence[int]) -> Float32Array:
+        """Returns some columns, by rising index, shape (n, k)."""
+        chosen = np.asarray(columns, np.int64)
+        numbers = self.numbers[:, chosen[chosen < self.num_numbers]]
+        behind = chosen[chosen >= self.num_numbers] - self.num_numbers
+        return np.concatenate([numbers, self.counts[:, behind].toarray()], axis=1) if len(behind) else numbers
+
     def project(self, centre: Float32Array, matrix: Float32Array, offset: Float32Array) -> Float32Array:
         """Returns (numbers - centre, counts) @ matrix + offset.
 

@@ -242,8 +242,8 @@ class Statistics:
             )
         if self._needs.label and self._label_is_text:
             raise DataError(
-                f"{self._reduction.name} needs a label that is a number; {label_key!r} is text. Make a number "
-                "of it in preprocessing_fn."
+                f"{self._reduction.name} needs a label that is a number; {label_key!r} is text. Make a "
+                "number of it in preprocessing_fn."
             )
         if self.labels_not_finite:
             refuse_not_finite({label_key: self.labels_not_finite}, self.num_rows, TRAIN_SPLIT)

@@ -117,6 +117,19 @@ class TensorRows:
             parts.append(one.dense(self._num_rows))
         return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]
 
+    def select(self, columns: Sequence[int]) -> Any:
+        """As rows.Rows.select."""
+        chosen, start = np.asarray(columns, np.int64), self.num_numbers
+        parts = []
+        if len(numbers := chosen[chosen < start]):
+            parts.append(tf.gather(self._numbers, numbers.astype(np.int32), axis=1))
+        for one in self._indices:
+            here = chosen[(chosen >= start) & (chosen < start + one.depth)] - start
+            if len(here):
+                parts.append(one.matmul(np.eye(one.depth, dtype=np.float32)[:, here], self._num_rows))
+            start += one.depth
+        return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]
+
     def project(self, centre: Float32Array, matrix: Float32Array, offset: Float32Array) -> Any:
         """As rows.Rows.project."""
         total = tf.constant(offset, tf.float32)

@@ -1,0 +1,237 @@
+"""Directions that follow the label: linear discriminants of its classes, and partial least squares.
+
+Both come from sums over the rows (moments.py, class_means.py); no rows are seen here.
+
+Sources: Fisher (1936) and Rao (1948) for discriminants; Wold (1966) and Dayal and MacGregor (1997),
+Improved PLS algorithms, algorithm 2, for partial least squares.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer.class_means import ClassMeans
+from tfx_mobile.dimensionality_reducer.config import LDA, PLS
+from tfx_mobile.dimensionality_reducer.linear import canonical_basis, fix_signs, inverse_deviation
+from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
+from tfx_mobile.dimensionality_reducer.moments import Moments
+
+FloatArray = npt.NDArray[np.float64]
+
+# The scatter within classes is the total less that between them, right to some 1e-15 of the total, or 1e-11
+# with means that are 1e6 deviations from zero.
+_WITHIN_ROUNDING = 1e-10
+_RANK_TOLERANCE = 1e-8  # scikit-learn's 1e-4 of singular values, squared
+_NO_DIFFERENCE = (
+    1e-14  # between classes, in variances within them; the means of 1e12 equal rows differ by more
+)
+_TIE_TOLERANCE = 1e-9  # eigenvalues that are nearer, as a share of the largest, are equal
+_LABEL_ROUNDING = 1e-14  # a deviation below this share of the label's mean is rounding
+_NOTHING_LEFT = 1e-10  # of the covariance with the label, as a share of what it was at first
+
+
+def fit_lda(
+    moments: Moments, means: ClassMeans, config: LDA, columns: list[str], label_key: str = ""
+) -> Fitted:
+    """Returns the directions in which the classes lie furthest apart for their width, best first.
+
+    The covariance within the classes of the output, divided by rows less classes, is the identity, and its
+    mean is 0. With shrinkage s that covariance is (1 - s) W + s (trace(W) / d) I, and as in scikit-learn's
+    solver "eigen" the covariance between the classes shrinks likewise; with s = 1 that would leave no
+    difference between directions, so those of the class means themselves are taken. Directions in which
+    the rows of a class do not vary at all are left out, as in scikit-learn's solver "svd".
+
+    `explained_variance` is that between the classes, divided by classes less one.
+
+    Args:
+      moments: Of all rows, width d.
+      means: Of their classes.
+      config: How many directions, and the shrinkage.
+      columns: Names of the d columns.
+      label_key: Name of the label, for messages.
+
+    Raises:
+      DataError: The label has no classes or one, there are no more rows than classes, more directions are
+        asked for than there can be, no column varies within the classes, or none differs between them.
+    """
+    means.check("LDA", label_key)
+    num_classes, width = len(means.labels), len(columns)
+    degrees = moments.count - num_classes
+    if degrees < 1:
+        raise DataError(
+            f"LDA needs more rows than classes in split 'train'; got {moments.count} rows and {num_classes} "
+            f"classes of {label_key!r}."
+        )
+    limit = min(num_classes - 1, width)
+    if config.n_components is not None and config.n_components > limit:
+        raise DataError(
+            f"LDA.n_components must be at most {limit}, the number of classes less one or the width of its "
+            f"inputs; got {config.n_components} with {num_classes} classes of {label_key!r} and {width} "
+            "columns."
+        )
+    deviations = means.deviations(moments.mean) * np.sqrt(means.num_rows / degrees)[:, None]
+    between = deviations.T @ deviations
+    total = moments.cross / degrees
+    within = total - between
+    flat = np.diag(within) <= _WITHIN_ROUNDING * np.diag(total)
+    within[flat], within[:, flat] = 0, 0
+    if flat.all():
+        raise DataError(
+            f"LDA needs a column that varies within the classes of {label_key!r}; in 'train' none of "
+            f"{', '.join(columns)} does. Such a column is the label in other words, or constant."
+        )
+    within, between = _shrunk(within, between, config.shrinkage)
+    used = np.diag(total) > 0 if config.shrinkage else ~flat
+    scale = np.where(used, inverse_deviation(np.diag(within)), 0.0)
+    whiten = _inverse_root(within * np.outer(scale, scale))
+    values, vectors = np.linalg.eigh(whiten @ (between * np.outer(scale, scale)) @ whiten)
+    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    if not values[0] > _NO_DIFFERENCE:
+        raise DataError(
+            f"LDA found no difference between the classes of {label_key!r} in 'train': every column has the "
+            "same mean in all of them. Use PCA, or other columns."
+        )
+    found = min(limit, int((values > _RANK_TOLERANCE * values[0]).sum()))
+    kept = min(found, config.n_components or limit)
+    notes = []
+    if kept < (config.n_components or limit):
+        notes.append(f"LDA found {kept} directions in which the classes differ, and no more.")
+    if not config.shrinkage and (same := [columns[i] for i in np.flatnonzero(flat & (np.diag(total) > 0))]):
+        notes.append(f"Left out because they do not vary within the classes: {', '.join(same)}.")
+    loadings = fix_signs(whiten @ _settled(values, vectors, kept))
+    matrix = scale[:, None] * loadings
+    variances = values * (degrees / (num_classes - 1))
+    return Fitted(
+        model=Linear(moments.mean, matrix),
+        columns=columns,
+        num_rows=moments.count,
+        loadings=matrix,
+        explained_variance=variances[:kept],
+        explained_variance_ratio=values[:kept] / values.sum(),
+        all_variances=variances[:limit],
+        notes=tuple(notes),
+    )
+
+
+def fit_pls(moments: Moments, config: PLS, columns: list[str], label_key: str = "") -> Fitted:
+    """Returns the directions of partial least squares regression on one label (PLS1), in order.
+
+    The outputs are uncorrelated; the weights are what scikit-learn calls `x_rotations_`. `label_r2` says
+    what share of the label's variance each output explains, and `explained_variance` its own variance.
+
+    Args:
+      moments: Of the label, which is column 0, and the d columns.
+      config: How many directions.
+      columns: Names of the d columns.
+      label_key: Name of the label, for messages.
+
+    Raises:
+      DataError: There are fewer than two rows, the label is constant, more directions are asked for than
+        there are columns, or no column covaries with the label.
+    """
+    check_numeric_label(moments, "PLS", label_key, least=2)
+    width = len(columns)
+    if config.n_components > width:
+        raise DataError(
+            f"PLS.n_components must be at most {width}, the width of its inputs; got {config.n_components}."
+        )
+    covariance = moments.covariance()
+    inner, outer = covariance[1:, 1:], covariance[1:, 0] / np.sqrt(covariance[0, 0])
+    scale = inverse_deviation(np.diag(inner)) if config.standardise else np.ones(width)
+    inner, outer = inner * np.outer(scale, scale), outer * scale
+    # With columns of variance v, the label's covariance with a direction is at most sqrt(v).
+    least = _NOTHING_LEFT * np.sqrt(np.trace(inner))
+    rotations: list[FloatArray] = []
+    x_loadings: list[FloatArray] = []
+    variances, label_r2 = [], []
+    left, least = outer, max(least, _NOTHING_LEFT * float(np.linalg.norm(outer)))
+    for _ in range(config.n_components):
+        norm = float(np.linalg.norm(left))
+        if norm <= least:
+            break
+        rotation = left / norm
+        for earlier, loading in zip(rotations, x_loadings, strict=True):
+            rotation = rotation - (loading @ (left / norm)) * earlier
+        variance = float(rotation @ inner @ rotation)
+        if variance <= _NOTHING_LEFT**2 * float(np.trace(inner)):
+            break
+        loading = inner @ rotation / variance
+        weight = float(rotation @ outer) / variance
+        left = left - loading * (weight * variance)
+        rotations.append(rotation)
+        x_loadings.append(loading)
+        variances.append(variance)
+        label_r2.append(weight**2 * variance)
+    if not rotations:
+        raise DataError(
+            f"PLS needs a column that covaries with the label; none of {', '.join(columns)} does with "
+            f"{label_key!r} in 'train'. Use PCA, or other columns."
+        )
+    notes: tuple[str, ...] = ()
+    if len(rotations) < config.n_components:
+        notes = (
+            f"{len(rotations)} directions hold all that the columns tell about the label; no more made.",
+        )
+    matrix = scale[:, None] * fix_signs(np.array(rotations).T)
+    shares = np.array(variances) * (np.array(x_loadings) ** 2).sum(axis=1) / np.trace(inner)
+    return Fitted(
+        model=Linear(moments.mean[1:], matrix),
+        columns=columns,
+        num_rows=moments.count,
+        loadings=matrix,
+        explained_variance=np.array(variances),
+        explained_variance_ratio=shares,
+        label_r2=np.array(label_r2),
+        notes=notes,
+    )
+
+
+def check_numeric_label(moments: Moments, method: str, label_key: str, *, least: int) -> None:
+    """Raises DataError if a numeric label is constant or has too few rows.
+
+    Args:
+      moments: Of the label, which is column 0.
+      method: Name of the method that needs it.
+      label_key: Name of the label.
+      least: How many rows the method needs.
+    """
+    if moments.count < least:
+        raise DataError(f"{method} needs at least {least} rows in split 'train'; got {moments.count}.")
+    deviation = np.sqrt(moments.cross[0, 0] / moments.count)
+    if deviation <= _LABEL_ROUNDING * abs(moments.mean[0]):
+        raise DataError(
+            f"{method} needs a label that varies; {label_key!r} is {moments.mean[0]:g} in all "
+            f"{moments.count} rows of split 'train'. Check the label, or the filter that made the split."
+        )
+
+
+def _shrunk(within: FloatArray, between: FloatArray, shrinkage: float) -> tuple[FloatArray, FloatArray]:
+    """Returns both covariances drawn to multiples of the identity."""
+    if not shrinkage:
+        return within, between
+    width = len(within)
+    spread = (1 - shrinkage) * between + shrinkage * np.trace(between) / width * np.eye(width)
+    return (
+        (1 - shrinkage) * within + shrinkage * np.trace(within) / width * np.eye(width),
+        spread if shrinkage < 1 else between,
+    )
+
+
+def _inverse_root(correlation: FloatArray) -> FloatArray:
+    """Returns the symmetric inverse square root; directions without variance go to 0."""
+    values, vectors = np.linalg.eigh(correlation)
+    return np.asarray(
+        (vectors * inverse_deviation(np.where(values > _RANK_TOLERANCE, values, 0.0))) @ vectors.T
+    )
+
+
+def _settled(values: FloatArray, vectors: FloatArray, wanted: int) -> FloatArray:
+    """Returns the first vectors, where those of equal values do not depend on rounding."""
+    apart = values[:-1] - values[1:] > _TIE_TOLERANCE * values[0]
+    starts = np.concatenate([[0], 1 + np.flatnonzero(apart)])
+    found = vectors[:, :wanted].copy()
+    for start, end in zip(starts, np.append(starts[1:], len(values)), strict=True):
+        if start < wanted and end - start > 1:
+            count = min(end, wanted) - start
+            found[:, start : start + count] = canonical_basis(vectors[:, start:end], count)
+    return found
