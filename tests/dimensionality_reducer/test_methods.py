@@ -19,12 +19,13 @@ COMPANY = OneHot("company_id", vocabulary="company")
 WORDS = OneHot("word_ids", vocabulary="words")
 TFIDF = OneHot("tfidf_ids", depth=5, weights="tfidf_weights")
 BUCKET = OneHot("miles_bucket")
-MIXED = (*NUMBERS, COMPANY, WORDS, TFIDF)
+MIXED = (*NUMBERS, COMPANY, WORDS)
 
 REGRESSIONS = [
     config.PCA(inputs=MIXED, output="pca", n_components=5),
     config.PCA(inputs=(BUCKET, "powers"), output="whitened", n_components=3, whiten=True),
-    config.TruncatedSVD(inputs=(TFIDF,), output="lsa", n_components=3),
+    config.TruncatedSVD(inputs=(WORDS,), output="lsa", n_components=2),
+    config.TruncatedSVD(inputs=(TFIDF,), output="lsa_tfidf", n_components=3),
     config.PLS(inputs=MIXED, output="pls", n_components=2),
     config.VarianceThreshold(inputs=MIXED, output="varying", threshold=0.01),
     config.CorrelationFilter(inputs=(*NUMBERS, BUCKET), output="uncorrelated", threshold=0.9),
@@ -99,7 +100,6 @@ def test_one_hot_columns_bear_the_words_of_their_vocabulary(source: Any, everyth
         *("miles_z", "latitude_z", "powers[0]", "powers[1]", "powers[2]", "seconds_z"),
         *(f"company_id={word}" for word in companies),
         *(f"word_ids={word}" for word in words),
-        *(f"tfidf_ids={i}" for i in range(5)),
     ]
 
 
@@ -107,25 +107,28 @@ def test_mixed_inputs_give_scikit_learns_components_of_the_rows_written_out(
     source: Any, everything: Any
 ) -> None:
     columns = columns_of(source.examples, source.transform_graph, "train")
-    tfidf = np.zeros((len(columns["fare"]), 5))
-    # Where a row has fewer words than the longest, to_dense filled in index 0 with weight 0.
-    for i in range(columns["tfidf_ids"].shape[1]):
-        tfidf += one_hot(columns["tfidf_ids"][:, i], 5) * columns["tfidf_weights"][:, [i]]
-    dense = np.concatenate(
-        [
-            beside(columns, NUMBERS),
-            one_hot(columns["company_id"], 4),
-            bag_of_words(source, "train"),
-            tfidf,
-        ],
-        axis=1,
-    )
+    companies, words = one_hot(columns["company_id"], 4), bag_of_words(source, "train")
+    dense = np.concatenate([beside(columns, NUMBERS), companies, words], axis=1)
     scaled = (dense - dense.mean(axis=0)) / dense.std(axis=0, ddof=1)
     theirs = decomposition.PCA(5, svd_solver="full").fit(scaled)
     ours = json.loads(everything.reduction_json())["reductions"][0]
     np.testing.assert_allclose(ours["explained_variance"], theirs.explained_variance_, rtol=1e-6)
     written = columns_of(everything.examples, everything.transform_graph, "train")["pca"]
     np.testing.assert_allclose(np.abs(written), np.abs(theirs.transform(scaled)), rtol=0, atol=2e-5)
+
+
+def test_weights_make_of_one_hot_vectors_what_scikit_learn_takes_as_tf_idf(
+    source: Any, everything: Any
+) -> None:
+    columns = columns_of(source.examples, source.transform_graph, "train")
+    rows = np.zeros((len(columns["fare"]), 5))
+    # Where a row has fewer words than the longest, to_dense filled in index 0 with weight 0.
+    for i in range(columns["tfidf_ids"].shape[1]):
+        rows += one_hot(columns["tfidf_ids"][:, i], 5) * columns["tfidf_weights"][:, [i]]
+    theirs = decomposition.TruncatedSVD(3, algorithm="arpack").fit_transform(rows)
+    written = columns_of(everything.examples, everything.transform_graph, "train")["lsa_tfidf"]
+    # Two of the singular values are equal, so that only the space they span is determined.
+    np.testing.assert_allclose(written @ written.T, theirs @ theirs.T, rtol=0, atol=1e-5)
 
 
 def test_the_stock_encoding_of_sparse_inputs_stays_when_they_are_kept(source: Any, everything: Any) -> None:
@@ -152,3 +155,34 @@ def test_the_same_rows_in_other_shards_give_the_same_outputs(source: Any, everyt
         wanted = one[reduction.output]
         atol = 1e-6 * max(1.0, np.abs(wanted).max())
         np.testing.assert_allclose(other[reduction.output], wanted, 0, atol, err_msg=reduction.name)
+
+
+# `tft.bucketize` and `tft.tfidf` have no built-in ops; and a phone's feature has one value a row.
+ON_THE_PHONE = [one for one in REGRESSIONS if not {BUCKET, TFIDF} & set(one.inputs)]
+
+
+@pytest.fixture(scope="session")
+def on_the_phone(source: Any, everything: Any) -> Any:
+    """Raw rows of one word each, and the file that makes every output of them with built-in ops."""
+    from tfx_mobile.common.interpreter import TFLiteModel
+    from tfx_mobile.quantizer.tflite import Preprocessing
+
+    rows = [row | {"words": row["words"][:1]} for row in source.raw["eval"] if row["words"]]
+    wanted = [one.output for one in ON_THE_PHONE]
+    content = Preprocessing(output_of(everything.transform_graph), wanted).convert()
+    return rows, TFLiteModel(content)
+
+
+def test_the_phones_file_has_every_reduction(everything: Any, on_the_phone: Any, as_tensors: Any) -> None:
+    rows, model = on_the_phone
+    graph = output_of(everything.transform_graph).transform_features_layer()
+    said = graph(as_tensors(rows))
+    given = {name: np.array([row[name] for row in rows]) for name in model.inputs if name != "words"}
+    given |= {"words": np.array([row["words"][0] for row in rows], object)}
+    found = model.predict(given)
+    names = sorted(one.output for one in ON_THE_PHONE)
+    ends = np.cumsum([said[name].shape[1] for name in names])
+    assert found.shape == (len(rows), ends[-1])
+    for name, part in zip(names, np.split(found, ends[:-1], axis=1), strict=True):
+        wanted = said[name].numpy()
+        np.testing.assert_allclose(part, wanted, 0, 2e-5 * np.abs(wanted).max(), err_msg=name)
