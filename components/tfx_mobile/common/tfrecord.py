@@ -139,7 +139,9 @@ def _inflate(blocks: Iterator[bytes], path: str) -> Iterator[bytes]:
             while rest:
                 if decoder.eof:  # files may be joined, and padded with zeros
                     rest = rest.lstrip(b"\0")
-                    decoder = zlib.decompressobj(_GZIP) if rest else decoder
+                    if not rest:
+                        break
+                    decoder = zlib.decompressobj(_GZIP)
                 yield decoder.decompress(rest, _MAX_INFLATED_BYTES)
                 rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
         while not decoder.eof and (piece := decoder.decompress(b"", _MAX_INFLATED_BYTES)):
