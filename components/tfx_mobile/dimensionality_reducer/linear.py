@@ -70,6 +70,7 @@ def fit_pca(moments: Moments, config: PCA, columns: list[str]) -> Fitted:
         explained_variance=found.values[:kept],
         explained_variance_ratio=found.values[:kept] / found.total,
         all_variances=found.values,
+        total_variance=found.total,
         notes=notes,
     )
 
@@ -111,6 +112,7 @@ def fit_truncated_svd(moments: Moments, config: TruncatedSVD, columns: list[str]
         explained_variance=variances,
         explained_variance_ratio=variances / total if total else variances,
         all_variances=found.values,
+        total_variance=found.total,
         notes=notes,
     )
 

@@ -153,9 +153,10 @@ class Kernel:
             (-2 * scale[:, None] * landmarks.T).astype(np.float32),
             (landmarks**2).sum(axis=1).astype(np.float32),
         )
-        distances = ops.positive(products + rows.squared_norms(centre, scale))
-        kernel = ops.exp(distances * -np.float32(self.gamma))
-        return (kernel - ops.constant(self.mean_kernel)) @ ops.constant(self.matrix)
+        norms = rows.squared_norms(centre, scale)
+        kernel = ops.exp(ops.positive(products + norms) * -np.float32(self.gamma))
+        found = (kernel - ops.constant(self.mean_kernel)) @ ops.constant(self.matrix)
+        return found + (norms - norms)  # 0, or NaN where a number is not finite: TFLite's exp loses that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +255,8 @@ class Fitted:
       explained_variance: Shape (k,), of each output where the method has it.
       explained_variance_ratio: Shape (k,), its share of the variance of all columns, in [0, 1].
       all_variances: Shape (d,) or shorter, descending, for the scree plot; before the cut.
+      total_variance: What all of them sum to, those that were not computed included; None where
+        explained_variance_ratio says it.
       label_r2: Shape (k,), of partial least squares, the share of the label's variance that each explains.
       kept: Of a selection, the columns that stay.
       dropped: Of a selection, by column that goes, the reason.
@@ -269,6 +272,7 @@ class Fitted:
     explained_variance: FloatArray | None = None
     explained_variance_ratio: FloatArray | None = None
     all_variances: FloatArray | None = None
+    total_variance: float | None = None
     label_r2: FloatArray | None = None
     kept: tuple[str, ...] = ()
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)
