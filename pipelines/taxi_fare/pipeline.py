@@ -116,6 +116,7 @@ def _components(
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         reductions=[PCA(inputs=REDUCED[feature_set], output="place_pca", n_components=0.999)],
+        label_key=LABEL,
     )
     trainer = PruningTrainer(
         examples=reducer.outputs["reduced_examples"],

@@ -43,7 +43,7 @@ KEPT = [dataclasses.replace(one, keep_inputs=True) for one in REGRESSIONS]
 # These want classes, and the fare is a number: they have a run of their own.
 CLASSES = [
     config.LDA(inputs=(*NUMBERS, WORDS), output="lda"),
-    config.SelectKBest(inputs=MIXED, output="best_f", k=4, score=config.Score.F_CLASSIF),
+    config.SelectKBest(inputs=(*MIXED, TFIDF), output="best_f", k=4, score=config.Score.F_CLASSIF),
 ]
 
 
