@@ -173,15 +173,15 @@ class Rows:
     def hashes(self, seed: int) -> npt.NDArray[np.uint64]:
         """Returns a hash of each row, shape (n,), that depends on nothing but its values and the seed.
 
+        Zeros add nothing, so a row has one hash, whether its columns stand in the dense or the sparse block.
         Multilinear hashing of the values' bits (Lemire and Kaser 2014), then mixed (Steele et al. 2014).
         """
         draw = np.random.Generator(np.random.Philox(seed))
         odd = draw.integers(0, 2**64, self.width + 1, np.uint64) | np.uint64(1)
-        numbers = np.where(np.isnan(self.numbers), np.float32(np.nan), self.numbers) + np.float32(0)  # no -0
-        total = numbers.view(np.uint32).astype(np.uint64) @ odd[: self.num_numbers]
+        total = _bits(self.numbers) @ odd[: self.num_numbers]
         counts = self.counts
         if counts.nnz:
-            bits = counts.data.view(np.uint32).astype(np.uint64) * odd[self.num_numbers + counts.indices]
+            bits = _bits(counts.data) * odd[self.num_numbers + counts.indices]
             running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(bits, dtype=np.uint64)])
             total += running[counts.indptr[1:]] - running[counts.indptr[:-1]]
         return mix(total + odd[-1])
@@ -217,6 +217,13 @@ class NumpyOps:
     def sum(value: Float32Array) -> Float32Array:
         """Returns the sum over the columns, shape (n, 1)."""
         return np.asarray(np.sum(value, axis=1, keepdims=True), np.float32)
+
+
+def _bits(values: Float32Array) -> npt.NDArray[np.uint64]:
+    """Returns the bits of each value, 0 for both zeros and the same for every NaN."""
+    bits = (np.where(np.isnan(values), np.float32(np.nan), values) + np.float32(0)).view(np.uint32)
+    # Short numbers such as 1.0 have a long tail of zeros, of which the products keep every one; fill it.
+    return (bits ^ (bits >> np.uint32(16))).astype(np.uint64)
 
 
 def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

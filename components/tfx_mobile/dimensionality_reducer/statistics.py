@@ -246,7 +246,10 @@ class Statistics:
                 "number of it in preprocessing_fn."
             )
         if self.labels_not_finite:
-            refuse_not_finite({label_key: self.labels_not_finite}, self.num_rows, TRAIN_SPLIT)
+            raise DataError(
+                f"Label {label_key!r} must be finite; got {self.labels_not_finite} NaN or infinite of "
+                f"{self.num_rows} rows in split '{TRAIN_SPLIT}'. Clean it in preprocessing_fn."
+            )
 
 
 def check_width(reduction: Reduction, width: int) -> None:
