@@ -4,6 +4,7 @@ Each method says what it needs (`needs`); `Statistics` holds just that, adds bat
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from tfx_mobile.dimensionality_reducer.sample import Sample
 
 REPORT_ROWS = 2000  # rows of the report's two-dimensional projection
 TRAIN_SPLIT = "train"
-_MAX_MOMENTS_BYTES = 4 * 2**30
+_MAX_PAIRS = 4 * 2**30 // 8  # of float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,12 +262,11 @@ def check_width(reduction: Reduction, width: int) -> None:
     """
     if needs(reduction).histograms:
         num_bins(width)
-    num_bytes = 8 * width**2
-    if (needs(reduction).moments or needs(reduction).label) and num_bytes > _MAX_MOMENTS_BYTES:
+    if (needs(reduction).moments or needs(reduction).label) and width**2 > _MAX_PAIRS:
         raise DataError(
-            f"{reduction.name} holds a number for each pair of columns, in at most "
-            f"{_MAX_MOMENTS_BYTES / 2**30:g} GiB; got {width} columns, {num_bytes / 2**30:.3g} GiB. Use "
-            "SparseRandomProjection or GaussianRandomProjection, or a smaller depth of OneHot."
+            f"{reduction.name} holds a number for each pair of columns, of which {math.isqrt(_MAX_PAIRS)} fit "
+            f"into 4 GiB; got {width}. Use SparseRandomProjection or GaussianRandomProjection, or a smaller "
+            "depth of OneHot."
         )
 
 
