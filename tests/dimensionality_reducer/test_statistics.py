@@ -322,8 +322,8 @@ class TestRefusals:
 
     def test_more_columns_than_pairs_of_them_fit_in_memory(self) -> None:
         message = (
-            "TruncatedSVD holds a number for each pair of columns, of which 23170 fit into 4 GiB; got 23171. Use "
-            "SparseRandomProjection or GaussianRandomProjection, or a smaller depth of OneHot."
+            "TruncatedSVD holds a number for each pair of columns, of which 23170 fit into 4 GiB; got 23171. "
+            "Use SparseRandomProjection or GaussianRandomProjection, or a smaller depth of OneHot."
         )
         config = TruncatedSVD(inputs=("a",), output="o")
         check_width(config, 23170)
