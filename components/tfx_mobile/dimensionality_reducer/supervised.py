@@ -22,12 +22,13 @@ FloatArray = npt.NDArray[np.float64]
 # with means that are 1e6 deviations from zero.
 _WITHIN_ROUNDING = 1e-10
 _RANK_TOLERANCE = 1e-8  # scikit-learn's 1e-4 of singular values, squared
+_NO_VARIANCE = 1e-12  # of a correlation matrix's eigenvalue, as in linear.py
 _NO_DIFFERENCE = (
     1e-14  # between classes, in variances within them; the means of 1e12 equal rows differ by more
 )
 _TIE_TOLERANCE = 1e-9  # eigenvalues that are nearer, as a share of the largest, are equal
 _LABEL_ROUNDING = 1e-14  # a deviation below this share of the label's mean is rounding
-_NOTHING_LEFT = 1e-10  # of the covariance with the label, as a share of what it was at first
+_NOTHING_LEFT = 1e-10  # of the label's covariances, as a share of the largest that they could be
 
 
 def fit_lda(
@@ -80,9 +81,9 @@ def fit_lda(
             f"LDA needs a column that varies within the classes of {label_key!r}; in 'train' none of "
             f"{', '.join(columns)} does. Such a column is the label in other words, or constant."
         )
-    within, between = _shrunk(within, between, config.shrinkage)
-    used = np.diag(total) > 0 if config.shrinkage else ~flat
-    scale = np.where(used, inverse_deviation(np.diag(within)), 0.0)
+    if config.shrinkage:
+        within, between = _shrunk(within, between, total, config.shrinkage)
+    scale = inverse_deviation(np.diag(within))
     whiten = _inverse_root(within * np.outer(scale, scale))
     values, vectors = np.linalg.eigh(whiten @ (between * np.outer(scale, scale)) @ whiten)
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
@@ -139,12 +140,12 @@ def fit_pls(moments: Moments, config: PLS, columns: list[str], label_key: str = 
     inner, outer = covariance[1:, 1:], covariance[1:, 0] / np.sqrt(covariance[0, 0])
     scale = inverse_deviation(np.diag(inner)) if config.standardise else np.ones(width)
     inner, outer = inner * np.outer(scale, scale), outer * scale
-    # With columns of variance v, the label's covariance with a direction is at most sqrt(v).
-    least = _NOTHING_LEFT * np.sqrt(np.trace(inner))
+    # The standardised label's covariances are at most the columns' deviations.
+    least = _NOTHING_LEFT * float(np.sqrt(np.trace(inner)))
     rotations: list[FloatArray] = []
     x_loadings: list[FloatArray] = []
     variances, label_r2 = [], []
-    left, least = outer, max(least, _NOTHING_LEFT * float(np.linalg.norm(outer)))
+    left = outer
     for _ in range(config.n_components):
         norm = float(np.linalg.norm(left))
         if norm <= least:
@@ -205,16 +206,31 @@ def check_numeric_label(moments: Moments, method: str, label_key: str, *, least:
         )
 
 
-def _shrunk(within: FloatArray, between: FloatArray, shrinkage: float) -> tuple[FloatArray, FloatArray]:
-    """Returns both covariances drawn to multiples of the identity."""
-    if not shrinkage:
-        return within, between
-    width = len(within)
-    spread = (1 - shrinkage) * between + shrinkage * np.trace(between) / width * np.eye(width)
-    return (
-        (1 - shrinkage) * within + shrinkage * np.trace(within) / width * np.eye(width),
-        spread if shrinkage < 1 else between,
-    )
+def _shrunk(
+    within: FloatArray, between: FloatArray, total: FloatArray, shrinkage: float
+) -> tuple[FloatArray, FloatArray]:
+    """Returns both covariances drawn to multiples of the identity, where the rows vary at all.
+
+    In directions without variance the multiples would be all there is, and one of them could pass for a
+    difference between the classes.
+    """
+    varying = _varying(total)
+    drawn = []
+    for one in (within, between):
+        shrunk = (1 - shrinkage) * one + shrinkage * np.trace(one) / len(one) * np.eye(len(one))
+        drawn.append(varying @ shrunk @ varying)
+    return drawn[0], drawn[1] if shrinkage < 1 else between
+
+
+def _varying(total: FloatArray) -> FloatArray:
+    """Returns the projection on the directions that a covariance has variance in, shape (d, d)."""
+    scale = inverse_deviation(np.diag(total))
+    some = np.flatnonzero(scale)
+    values, vectors = np.linalg.eigh((total * np.outer(scale, scale))[np.ix_(some, some)])
+    flat = np.linalg.qr(scale[some, None] * vectors[:, values <= _NO_VARIANCE])[0]
+    found = np.zeros_like(total)
+    found[np.ix_(some, some)] = np.eye(len(some)) - flat @ flat.T
+    return found
 
 
 def _inverse_root(correlation: FloatArray) -> FloatArray:
