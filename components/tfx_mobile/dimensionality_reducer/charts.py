@@ -360,6 +360,7 @@ def classes(labels: Sequence[Any]) -> list[Any] | None:
 def _points(
     x: Sequence[Any], y: Sequence[Any], labels: Sequence[Any] | None, groups: list[Any] | None, title: str
 ) -> Figure:
+    said = title.replace("%{", "% {")  # a hover template would put a value there
     marker = {"size": 5 if len(x) > 300 else 7, "opacity": 0.75, "line": {"width": 0}}
     base = {"type": "scatter", "mode": "markers", "hovertemplate": "(%{x:.4g}, %{y:.4g})<extra></extra>"}
     if labels is None:
@@ -374,7 +375,7 @@ def _points(
             "x": list(x),
             "y": list(y),
             "text": ["?" if value is None else number(value) for value in values],
-            "hovertemplate": f"(%{{x:.4g}}, %{{y:.4g}})<br>{title} %{{text}}<extra></extra>",
+            "hovertemplate": f"(%{{x:.4g}}, %{{y:.4g}})<br>{said} %{{text}}<extra></extra>",
             "marker": {
                 **marker,
                 "color": values,
@@ -398,7 +399,8 @@ def _points(
                 "name": name,
                 "x": [x[i] for i in places],
                 "y": [y[i] for i in places],
-                "hovertemplate": f"(%{{x:.4g}}, %{{y:.4g}})<br>{title} {name}<extra></extra>",
+                "text": name,
+                "hovertemplate": f"(%{{x:.4g}}, %{{y:.4g}})<br>{said} %{{text}}<extra></extra>",
                 "marker": marker | {"color": colour},
             }
         )
