@@ -113,8 +113,9 @@ class Reduction(Settings):
 
     def __post_init__(self) -> None:
         inputs: object = self.inputs  # whatever the author wrote; a string would count as its letters
-        if isinstance(inputs, str) or not self.inputs or len(set(self.inputs)) != len(self.inputs):
-            got = repr(inputs) if isinstance(inputs, str) else list(self.inputs)
+        several = isinstance(inputs, (tuple, list))
+        if not several or not self.inputs or len(set(self.inputs)) != len(self.inputs):
+            got = list(self.inputs) if several else repr(inputs)
             raise ConfigError(f"{self.name}.inputs must be one or more different features; got {got}.")
         if wrong := [one for one in self.inputs if not isinstance(one, (str, OneHot)) or not one]:
             raise ConfigError(f"{self.name}.inputs must be names of features or OneHot; got {wrong[0]!r}.")
@@ -343,7 +344,7 @@ class _RandomProjection(Reduction):
         super().__post_init__()
         if self.n_components is not None:
             self._check_components(self.n_components)
-        if not 0 < self.eps < 1:
+        if type(self.eps) is not float or not 0 < self.eps < 1:
             raise ConfigError(f"{self.name}.eps must be between 0 and 1, both excluded; got {self.eps!r}.")
         _check_seed(f"{self.name}.seed", self.seed)
 
@@ -488,7 +489,8 @@ class KernelPCA(Sampled):
                 f"KernelPCA.n_components must be at most num_landmarks, {self.num_landmarks}; got "
                 f"{self.n_components}."
             )
-        if self.gamma is not None and not 0 < self.gamma < math.inf:
+        gamma: object = self.gamma
+        if gamma is not None and not (type(gamma) in (int, float) and 0 < gamma < math.inf):  # type: ignore[operator]
             raise ConfigError(f"KernelPCA.gamma must be a finite number above 0; got {self.gamma!r}.")
 
 

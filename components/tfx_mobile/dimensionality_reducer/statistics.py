@@ -265,8 +265,8 @@ def check_width(reduction: Reduction, width: int) -> None:
     if (needs(reduction).moments or needs(reduction).label) and width**2 > _MAX_PAIRS:
         raise DataError(
             f"{reduction.name} holds a number for each pair of columns, of which {math.isqrt(_MAX_PAIRS)} "
-            f"fit into 4 GiB; got {width}. Use SparseRandomProjection or GaussianRandomProjection, or a smaller "
-            "depth of OneHot."
+            f"fit into 4 GiB; got {width}. Use SparseRandomProjection or GaussianRandomProjection, or a "
+            "smaller depth of OneHot."
         )
 
 
