@@ -19,6 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 
 # F where nothing is left unexplained, as in scikit-learn; JSON has no infinity.
 _LARGEST = float(np.finfo(np.float64).max)
+_THRESHOLD_ROUNDING = 1e-12  # a variance that differs by less from the threshold is equal to it
 _ROUNDING = 1e-14  # of a correlation, and of a share of a sum of squares
 
 
@@ -35,7 +36,7 @@ def fit_variance_threshold(moments: Moments, config: VarianceThreshold, columns:
     """
     _check_rows(moments.count, "VarianceThreshold", 1)
     variances = np.diag(moments.cross) / moments.count
-    kept = variances > config.threshold
+    kept = variances > config.threshold * (1 + _THRESHOLD_ROUNDING)
     if not kept.any():
         best = int(np.argmax(variances))
         raise DataError(
