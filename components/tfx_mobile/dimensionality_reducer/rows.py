@@ -154,7 +154,7 @@ class Rows:
         Args:
           shares: Shape (n, k), not negative.
           matrix: Shape (k, d), not negative.
-          floor: What is too small to be explained.
+          floor: Above 0; less than this does not count as an explanation.
 
         Returns:
           Shape (n, k), float32.
