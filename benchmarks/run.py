@@ -1,6 +1,6 @@
 """Measures the speeds and sizes this project claims, each beside what one would use instead, in one run.
 
-    python benchmarks/run.py                 all sections
+    python benchmarks/run.py                 all sections but those that take long, reduce-...
     python benchmarks/run.py fused latency   some of them
 
 Times are medians. Nothing is asserted: read the ratios.
@@ -187,19 +187,116 @@ def latency() -> None:
     )
 
 
-SECTIONS: dict[str, Callable[[], None]] = {"start": start, "fused": fused, "pca": pca, "latency": latency}
+def reduce() -> None:
+    """Prints the time and memory of reducing Examples of 64 numbers, beside tft.pca and copying them."""
+    _compare_reductions("vector")
+
+
+def reduce_scalars() -> None:
+    """Prints the same for Examples with 64 features of one number each."""
+    _compare_reductions("scalars")
+
+
+def reduce_scale() -> None:
+    """Prints how time and memory of the reducer grow with rows and with width."""
+    import reduction
+
+    shapes = [(100_000, 64), (1_000_000, 64), (100_000, 16), (100_000, 256), (100_000, 1024)]
+    lines = []
+    for rows, width in shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            reduction.write_rows(Path(folder), rows=rows, width=width, layout="vector")
+            found = reduction.run_each({"tfx-mobile": 3}, Path(folder))["tfx-mobile"]
+        lines.append((rows, width, found))
+    first = lines[0][2]
+    _print_table(
+        "DimensionalityReducer, fit and write, PCA to 12 components, one worker; medians of 3 processes",
+        ("rows", "width", "s", "times the first", "cpu s", "times", "rows/s", "peak MiB", "times"),
+        [
+            (
+                f"{rows:,}",
+                str(width),
+                f"{found.seconds:.1f}",
+                f"{found.seconds / first.seconds:.2f}",
+                f"{found.cpu_seconds:.1f}",
+                f"{found.cpu_seconds / first.cpu_seconds:.2f}",
+                f"{rows / found.seconds:,.0f}",
+                f"{found.peak_bytes / 2**20:.0f}",
+                f"{found.peak_bytes / first.peak_bytes:.2f}",
+            )
+            for rows, width, found in lines
+        ],
+    )
+
+
+SECTIONS: dict[str, Callable[[], None]] = {
+    "start": start,
+    "fused": fused,
+    "pca": pca,
+    "latency": latency,
+    "reduce": reduce,
+    "reduce-scalars": reduce_scalars,
+    "reduce-scale": reduce_scale,
+}
+ONLY_BY_NAME = {"reduce-scalars", "reduce-scale"}
 
 
 def main(chosen: Sequence[str]) -> int:
-    """Runs the chosen sections; none chosen is all."""
+    """Runs the chosen sections; none chosen is all but those that take long."""
     if unknown := [name for name in chosen if name not in SECTIONS]:
         print(f"Section must be one of {', '.join(SECTIONS)}; got {unknown[0]!r}.", file=sys.stderr)
         return 2
-    for name in chosen or SECTIONS:
+    for name in chosen or [name for name in SECTIONS if name not in ONLY_BY_NAME]:
         begin = time.perf_counter()
         SECTIONS[name]()
         print(f"({name}: {time.perf_counter() - begin:.0f} s)\n", flush=True)
     return 0
+
+
+def _compare_reductions(layout: str) -> None:
+    import reduction
+
+    rows, width = 100_000, 64
+    repeats = {
+        "tfx-mobile": 3,
+        "tft.pca, record batches": 1,
+        "tft.pca, rows as dicts": 1,
+        "copy: Beam's TFRecords": 1,
+        "copy: TFXIO": 1,
+        "copy: our batches": 2,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        reduction.write_rows(Path(folder), rows=rows, width=width, layout=layout)
+        found = reduction.run_each(repeats, Path(folder))
+    ours = found["tfx-mobile"]
+    _print_table(
+        f"{rows:,} x {width} ({layout}) to {reduction.COMPONENTS} components, fit and write, one worker",
+        (
+            "method",
+            "processes",
+            "s",
+            "rows/s",
+            "times ours",
+            "cpu s",
+            "times ours",
+            "peak MiB",
+            "of it imports",
+        ),
+        [
+            (
+                name,
+                str(repeats[name]),
+                f"{run.seconds:.2f}",
+                f"{rows / run.seconds:,.0f}",
+                f"{run.seconds / ours.seconds:.2f}",
+                f"{run.cpu_seconds:.2f}",
+                f"{run.cpu_seconds / ours.cpu_seconds:.2f}",
+                f"{run.peak_bytes / 2**20:.0f}",
+                f"{run.imported_bytes / 2**20:.0f}",
+            )
+            for name, run in found.items()
+        ],
+    )
 
 
 def _trips(count: int) -> tuple[dict[str, FloatArray], FloatArray]:
