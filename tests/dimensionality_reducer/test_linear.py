@@ -153,6 +153,20 @@ class TestComponents:
         assert found.model.matrix[2].tolist() == [0.0, 0.0, 0.0]
         assert fit(rows, standardise=True).num_outputs == 2
 
+    @pytest.mark.parametrize("noise", [1.2e-6, 1.5e-6, 2e-6, 3e-6, 1e-5])
+    def test_two_large_columns_that_all_but_agree_hide_no_small_one(self, noise: float) -> None:
+        draw = np.random.default_rng(4)
+        line = draw.normal(size=1000)
+        # What is left between the first two is just above what counts as rounding of them, 1e-12 of their
+        # variance, and yet 1e4 times the variance of the third.
+        rows = np.column_stack(
+            [1e5 * line, 1e5 * (line + noise * draw.normal(size=1000)), 1e-4 * draw.normal(size=1000)]
+        )
+        found = fit(rows, n_components=3)
+        (small,) = np.flatnonzero(np.abs(found.model.matrix[2]) > 0.9)
+        # By chance it correlates with the others, which takes some 5/1000 of its variance away.
+        np.testing.assert_allclose(found.explained_variance[small], rows[:, 2].var(ddof=1), rtol=0.02)
+
     def test_the_basis_is_orthonormal_also_where_nothing_varies(self) -> None:
         found = fit(correlated(3, 6), n_components=6)
         np.testing.assert_allclose(found.model.matrix.T @ found.model.matrix, np.eye(6), atol=1e-14)
@@ -371,6 +385,10 @@ class TestNumberOfComponents:
         values = np.array([6.0, 3.0, 1.0])
         found = [linear.num_components(values, 10.0, share) for share in (0.5, 0.6, 0.61, 0.9, 0.91, 1.0)]
         assert found == [1, 1, 2, 2, 3, 3]
+
+    def test_a_share_takes_no_component_without_variance(self) -> None:
+        # 1e-9 of the total is in columns that the rank left out.
+        assert linear.num_components(np.array([6.0, 4.0, 0.0, 0.0]), 10 + 1e-8, 1.0) == 2
 
     @given(st.floats(0.01, 1.0), st.integers(0, 20))
     @settings(max_examples=60, deadline=None)

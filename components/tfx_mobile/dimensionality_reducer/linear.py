@@ -17,8 +17,8 @@ from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
 from tfx_mobile.dimensionality_reducer.moments import Moments
 
 FloatArray = npt.NDArray[np.float64]
-# Sums over rows are right to some 1e-15 of the deviations of both columns (float64, BLAS). What is less than
-# this share of a column's variance is rounding, not signal.
+# Sums over rows are right to some 1e-15 of the deviations of both columns (float64, BLAS), and float32 rows to
+# 1e-15 of their squares. What is less than this share of a column's variance is rounding, not signal.
 _RANK_TOLERANCE = 1e-12
 # Eigenvectors of eigenvalues that are nearer than this to each other move by more than 1e-6 with rounding.
 _GAP_TOLERANCE = 1e-9
@@ -118,7 +118,7 @@ def fit_truncated_svd(moments: Moments, config: TruncatedSVD, columns: list[str]
 
 
 def num_components(values: FloatArray, total: float, share: float) -> int:
-    """Returns the fewest components that together reach a share of the total.
+    """Returns the fewest components that together reach a share of the total; none that have none of it.
 
     Args:
       values: Shape (d,), descending.
@@ -126,7 +126,8 @@ def num_components(values: FloatArray, total: float, share: float) -> int:
       share: In (0, 1].
     """
     shares = np.cumsum(values) / total
-    return min(int(np.searchsorted(shares, share - _SHARE_ROUNDING)) + 1, len(values))
+    reached = int(np.searchsorted(shares, share - _SHARE_ROUNDING)) + 1
+    return min(reached, max(int((values > 0).sum()), 1))
 
 
 def parallel_analysis(num_rows: int, num_columns: int, seed: int = 0) -> FloatArray:
@@ -288,8 +289,8 @@ def _measured(
         noise, total = noise + (mean @ vectors) ** 2, total + float(mean @ mean)
     rounding = (len(scale) * np.finfo(np.float64).eps) ** 2 * values[0]  # of singular values, squared
     values = np.where(values > np.maximum(_RANK_TOLERANCE * noise, rounding), values, 0.0)
-    values = np.minimum.accumulate(values)
-    return _Spectrum(values, vectors, np.sqrt(noise), total)
+    order = np.argsort(-values, kind="stable")  # what is rounding of a large scale can exceed a small scale
+    return _Spectrum(values[order], vectors[:, order], np.sqrt(noise[order]), total)
 
 
 def _correlation(moments: Moments) -> FloatArray:
