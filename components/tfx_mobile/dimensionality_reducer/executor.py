@@ -14,14 +14,14 @@ from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 
-from tfx_mobile.common import beam_examples, jsonable
+from tfx_mobile.common import beam_examples, embedding, jsonable
 from tfx_mobile.common.artifacts import split_pattern
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer import beam as reducer_beam
-from tfx_mobile.dimensionality_reducer import core, report, transform_graph
+from tfx_mobile.dimensionality_reducer import core, page, report, transform_graph
 from tfx_mobile.dimensionality_reducer.config import ReducerConfig
 from tfx_mobile.dimensionality_reducer.models import Fitted
-from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics
+from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics, check_width
 from tfx_mobile.dimensionality_reducer.transform_graph import InputLayout
 
 _FILE_FORMAT = "tfrecords_gzip"
@@ -46,12 +46,18 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         schema = output.transformed_metadata.schema
         _check_payload(examples)
 
+        for reduction in config.reductions:
+            check_width(reduction, reduction.width(layout.widths))
+
         statistics = self._gather(split_pattern(examples, TRAIN_SPLIT), schema, config, layout)
         fitted = {
             reduction.output: core.fit(
-                reduction, found, reduction.columns(layout.widths, layout.words), config.label_key
+                reduction,
+                statistics[reduction.output],
+                reduction.columns(layout.widths, layout.words),
+                config.label_key,
             )
-            for reduction, found in zip(config.reductions, statistics, strict=True)
+            for reduction in config.reductions
         }
         reduced = artifact_utils.get_single_instance(output_dict["reduced_examples"])
         _describe(reduced, like=examples[0])
@@ -70,16 +76,24 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             fitted,
             layout.widths,
         )
-        content = report.reduction_report(config, fitted)
+        content = report.reduction_report(
+            config,
+            fitted,
+            statistics=statistics,
+            widths=layout.widths,
+            float_widths=embedding.float_widths(schema),
+            vocabulary_sizes=embedding.vocabulary_sizes(schema),
+            splits=counts,
+        )
         report_uri = artifact_utils.get_single_uri(output_dict["reduction"])
         fileio.makedirs(report_uri)
-        with fileio.open(f"{report_uri}/{report.REPORT_FILE}", "w") as stream:
-            stream.write(jsonable.dumps(content, indent=2))
+        _write(f"{report_uri}/{report.PAGE_FILE}", page.page(content))
+        _write(f"{report_uri}/{report.REPORT_FILE}", jsonable.dumps(content, indent=2))
 
     def _gather(
         self, patterns: list[str], schema: schema_pb2.Schema, config: ReducerConfig, layout: InputLayout
-    ) -> list[Statistics]:
-        """Returns the statistics of the rows, one for each reduction."""
+    ) -> dict[str, Statistics]:
+        """Returns the statistics of the rows, by output of the reduction they are gathered for."""
         path = f"{self._get_tmp_dir()}/statistics"
         wanted = beam_examples.only(schema, {*config.input_features(), config.label_key})
         with self._make_beam_pipeline() as pipeline:
@@ -89,8 +103,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Gather" >> beam.CombineGlobally(reducer_beam.FitFn(config, layout))
                 | "Keep" >> beam.Map(_save, path)
             )
-        found: list[Statistics] = _load(path)
-        return found
+        return {one.output: found for one, found in zip(config.reductions, _load(path), strict=True)}
 
     def _reduce(
         self,
@@ -133,6 +146,11 @@ def _save(value: Any, path: str) -> None:
 def _load(path: str) -> Any:
     with fileio.open(path, "rb") as stream:
         return pickle.loads(stream.read())
+
+
+def _write(path: str, text: str) -> None:
+    with fileio.open(path, "w") as stream:
+        stream.write(text)
 
 
 def _describe(reduced: types.Artifact, *, like: types.Artifact) -> None:

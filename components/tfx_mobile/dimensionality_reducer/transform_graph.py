@@ -15,6 +15,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 from tfx.dsl.io import fileio
 from tfx.utils import io_utils
 
+from tfx_mobile.common import embedding
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.tft_graph import TransformFunction
 from tfx_mobile.dimensionality_reducer.config import Input, OneHot, ReducerConfig
@@ -58,7 +59,7 @@ def input_layout(output: tft.TFTransformOutput, config: ReducerConfig) -> InputL
             widths[name] = _numeric_width(name, spec[name])
         for one in reduction.one_hot:
             words[one] = _words(output, one)
-            widths[one] = one.depth or len(words[one]) or _largest_index(output, one) + 1
+            widths[one] = one.depth or len(words[one]) or _known_depth(output, one)
             _check_indices(one, spec)
         if reduction.output in spec:
             raise ConfigError(
@@ -100,14 +101,15 @@ def _words(output: tft.TFTransformOutput, one: OneHot) -> list[str]:
     return [word.decode(errors="replace") for word in found]
 
 
-def _largest_index(output: tft.TFTransformOutput, one: OneHot) -> int:
+def _known_depth(output: tft.TFTransformOutput, one: OneHot) -> int:
     feature = next(f for f in output.transformed_metadata.schema.feature if f.name == one.feature)
-    if feature.int_domain.max < 1:
+    size = embedding.vocabulary_size(feature)
+    if size is None:
         raise ConfigError(
             f"OneHot({one.feature!r}) must have a depth; Transform's schema does not say how large its "
             "indices get. Give depth or vocabulary."
         )
-    return int(feature.int_domain.max)
+    return size
 
 
 def _label_is_text(spec: Mapping[str, Any], config: ReducerConfig) -> bool:
