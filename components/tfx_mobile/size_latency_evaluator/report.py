@@ -5,13 +5,13 @@ which reads a little HTML in its texts. Computes nothing that is not in the eval
 """
 
 import html
-import json
 import math
 from typing import Any
 
 import jinja2
 import markupsafe
 
+from tfx_mobile.common import web
 from tfx_mobile.size_latency_evaluator import core
 from tfx_mobile.size_latency_evaluator.config import AccuracyGate, RelativeTo, SizeGate
 from tfx_mobile.size_latency_evaluator.evaluation import (
@@ -39,7 +39,8 @@ def render(evaluation: Evaluation) -> str:
         verdict_text=verdict_text,
         sign=_STATUS_SIGN,
         undrawn=[found for found in evaluation.candidates if not _is_drawn(found, evaluation)],
-        figure=markupsafe.Markup(_for_script(_figure(evaluation))),
+        figure=markupsafe.Markup(web.for_script(_figure(evaluation))),
+        style=markupsafe.Markup(web.STYLE),
         plotly=markupsafe.Markup(offline.get_plotlyjs()),
     )
 
@@ -212,14 +213,6 @@ def _metric_limit(gate: AccuracyGate, other: CandidateResult | None) -> float | 
     return start * (1.0 + (gate.max_increase_fraction or 0.0))
 
 
-def _for_script(value: Any) -> str:
-    """Returns JSON that can stand in a script element, whatever strings are in it."""
-    text = json.dumps(value, allow_nan=False, sort_keys=True)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}"
 
@@ -252,18 +245,7 @@ _PAGE = """{%- macro measured(found) %}{% for metric in evaluation.metrics %}
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ "Blessed" if evaluation.blessed else "Not blessed" }}: {{ evaluation.chosen or "nothing" }}</title>
-<style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #5b6570; --line: #d8dee4;
-  --card: #f6f8fa; --good: #116329; --good-back: #dafbe1; --bad: #a40e26; --bad-back: #ffebe9;
-  --odd: #7d4e00; --odd-back: #fff8c5; }
-@media (prefers-color-scheme: dark) { :root { --paper: #0d1117; --ink: #e6edf3; --soft: #9aa6b2;
-  --line: #30363d; --card: #161b22; --good: #56d364; --good-back: #12261e; --bad: #ff7b72;
-  --bad-back: #2d1416; --odd: #e3b341; --odd-back: #272115; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1280px; padding: 24px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 26px; margin: 0 0 8px; } h2 { font-size: 18px; margin: 32px 0 8px; }
-p { margin: 4px 0; } .soft { color: var(--soft); overflow-wrap: anywhere; }
+<style>{{ style }}
 .verdict { border: 1px solid var(--line); border-left: 8px solid; border-radius: 6px; padding: 16px 20px;
   background: var(--card); overflow-wrap: anywhere; }
 .verdict.yes { border-left-color: var(--good); } .verdict.no { border-left-color: var(--bad); }
@@ -271,18 +253,11 @@ p { margin: 4px 0; } .soft { color: var(--soft); overflow-wrap: anywhere; }
 .override { border-left: 4px solid var(--odd); padding: 4px 12px; margin-top: 8px;
   background: var(--odd-back); }
 #chart { height: 460px; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { background: var(--card); vertical-align: bottom; font-weight: 600; }
 th.gate { white-space: normal; min-width: 110px; }
-td:first-child, th:first-child, .text { text-align: left; }
-td.text { white-space: normal; min-width: 240px; overflow-wrap: anywhere; }
-tr:last-child td { border-bottom: 0; } tr.chosen td { background: var(--good-back); }
+tr.chosen td { background: var(--good-back); }
 tr.chosen.refused td { background: var(--odd-back); }
 .pass { color: var(--good); } .fail { color: var(--bad); } .odd { color: var(--odd); }
 details { border-bottom: 1px solid var(--line); padding: 6px 0; overflow-wrap: anywhere; }
-summary { cursor: pointer; } li { margin: 2px 0; }
 </style>
 </head>
 <body>
