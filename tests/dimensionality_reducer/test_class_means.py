@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.dimensionality_reducer.fitting import LABEL, as_labels, fit, gather
 
@@ -93,6 +93,7 @@ def test_the_means_are_those_of_a_loop_over_the_classes(text: bool, offset: floa
         )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.floats(-100, 100, width=32) | st.just(NAN)), min_size=1),
     st.integers(0, 99),
@@ -156,3 +157,18 @@ def test_one_class_is_refused_by_name(label: Any, name: str) -> None:
     )
     with pytest.raises(DataError, match=re.escape(message)):
         fit(REDUCTION, np.arange(6.0)[:, None], [label] * 6)
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e6 + 1 / 3, 2.0**20, -3e5])
+def test_far_from_zero_differences_between_classes_keep_their_digits(offset: float) -> None:
+    draw = np.random.default_rng(5)
+    labels = np.repeat([0, 1], 4096)
+    numbers = (draw.normal(size=(8192, 1)) + 0.25 * labels[:, None] + offset).astype(np.float32)
+    order = draw.permutation(8192)
+    found = of(numbers[order], labels[order])
+    exact = numbers.astype(np.float64) - np.rint(offset)  # exact; then nothing is large
+    expected = exact[labels == 1].mean() - exact[labels == 0].mean()
+    # The means themselves round to 2**-53 of the offset, nothing more.
+    assert found.means[1, 0] - found.means[0, 0] == pytest.approx(
+        expected, rel=0, abs=2 * 2**-53 * abs(offset)
+    )

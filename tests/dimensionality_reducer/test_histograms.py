@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 from tests.dimensionality_reducer.fitting import as_labels, fit, gather
@@ -91,6 +91,7 @@ class TestGrid:
 
     finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
+    @settings(deadline=None)
     @given(st.lists(finite, min_size=1, max_size=6), st.sampled_from([32, 64, 1024]))
     def test_bins_are_the_finest_that_are_enough(self, values: list[float], bins: int) -> None:
         array = np.array(values, np.float64)
@@ -100,6 +101,7 @@ class TestGrid:
 
 
 class TestOrder:
+    @settings(deadline=None)
     @given(_some_rows, st.integers(0, 999))
     def test_counts_do_not_depend_on_the_order(self, rows: list[Any], seed: int) -> None:
         numbers = np.array([[x] for x, _, _ in rows])

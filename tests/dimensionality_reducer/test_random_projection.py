@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import pdist
@@ -50,12 +50,14 @@ def philox(key: int, count: int) -> list[int]:
 
 
 class TestMatrix:
+    @settings(deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 5))
     def test_normal_numbers_follow_from_the_definition(self, seed: int, width: int, outputs: int) -> None:
         uniform = [((word >> 12) + 0.5) / 2**52 for word in philox(seed, width * outputs)]
         expected = stats.norm.ppf(uniform).reshape(width, outputs) / math.sqrt(outputs)
         np.testing.assert_allclose(gaussian_matrix(seed, width, outputs), expected, rtol=1e-12)
 
+    @settings(deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 5), st.floats(0.05, 1))
     def test_signs_follow_from_the_definition(
         self, seed: int, width: int, outputs: int, density: float
@@ -132,8 +134,8 @@ class TestSize:
     def test_a_lemma_that_asks_for_more_directions_than_columns_is_refused(self, method: Any) -> None:
         message = (
             f"{method.__name__} must not have more directions than its inputs are wide, 8; to keep the "
-            "squared distances of 300 rows to 0.1 takes 4888 (Johnson-Lindenstrauss). Give n_components, or a "
-            "larger eps."
+            "squared distances of 300 rows to 0.1 takes 4888 (Johnson-Lindenstrauss). Give n_components, or "
+            "a larger eps."
         )
         with pytest.raises(DataError, match=re.escape(message)):
             fit(settings_of(method, None), np.zeros((300, 8)))

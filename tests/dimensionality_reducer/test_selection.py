@@ -55,6 +55,7 @@ def joined(numbers: Any, counts: Any) -> Any:
 
 
 class TestSelection:
+    @settings(deadline=None)
     @given(st.sets(st.integers(0, 6), min_size=1), st.integers(0, 7))
     def test_columns_come_as_they_are_and_in_their_order(self, columns: set[int], num_numbers: int) -> None:
         draw = np.random.default_rng(0)
@@ -181,7 +182,7 @@ class TestCorrelationFilter:
         assert abs(np.corrcoef(rows.T)[1, 2]) > 0.8
         assert kept.kept == ("x0", "x2")
 
-    @settings(max_examples=40)
+    @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 10**6), st.floats(0.05, 0.99))
     def test_it_is_what_a_loop_over_the_columns_keeps(self, seed: int, threshold: float) -> None:
         draw = np.random.default_rng(seed)

@@ -126,7 +126,7 @@ class TestLDA:
         expected = reference(exact - exact.mean(axis=0), labels).transform(exact - exact.mean(axis=0))
         np.testing.assert_allclose(found, up_to_sign(found, expected), rtol=0, atol=5 * FLOAT32_ROUNDING)
 
-    @settings(max_examples=40)
+    @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 10**6), st.integers(2, 5), st.integers(1, 6))
     def test_the_covariance_within_the_classes_is_the_identity(
         self, seed: int, num_classes: int, width: int
@@ -322,7 +322,7 @@ class TestPLS:
         found = apply(fit(pls(n_components=4), scaled, label + offset), scaled)
         np.testing.assert_allclose(found, up_to_sign(found, expected), rtol=0, atol=FLOAT32_ROUNDING)
 
-    @settings(max_examples=30)
+    @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 10**6), st.integers(1, 5))
     def test_outputs_are_uncorrelated_and_explain_what_is_said(self, seed: int, wanted: int) -> None:
         rows, label = measured(120, 5, seed)

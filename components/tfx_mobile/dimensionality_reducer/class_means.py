@@ -75,10 +75,8 @@ class ClassMeans:
         else:
             values = np.where(finite, values, 0.0)
             num_finite = np.rint(members @ finite.astype(np.float64)).astype(np.int64)
-        # Sums of values far from zero would lose the digits in which the classes differ.
-        centre = values.sum(axis=0) / np.maximum(num_finite.sum(axis=0), 1)
-        centred = np.where(finite, values - centre, 0.0)
-        means = np.where(num_finite > 0, centre + (members @ centred) / np.maximum(num_finite, 1), 0.0)
+        # Nothing is centred first: sums of a batch of float32 values that are alike are exact in float64.
+        means = (members @ values) / np.maximum(num_finite, 1)
         if rows.counts.shape[1]:
             count_sums = (members @ rows.counts.astype(np.float64)).toarray()
             means = np.concatenate([means, count_sums / num_rows[:, None]], axis=1)
