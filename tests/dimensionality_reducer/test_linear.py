@@ -146,6 +146,11 @@ class TestComponents:
         across = (rows - rows.mean(axis=0)) @ everything.model.matrix[:, rank:]
         assert np.abs(across).max() < 1e-9 * np.abs(rows - rows.mean(axis=0)).max()
 
+    def test_rounding_of_large_variances_is_no_variance_across_small_columns(self) -> None:
+        # 1e-16 of 400 * 10**2 is more than 1e-12 of the last two columns.
+        rows = correlated(50, 1) * np.append(np.full(400, 10.0), [1.0, 1.0])
+        assert (fit(rows, n_components=402).all_variances > 0).sum() == 1
+
     @pytest.mark.parametrize("whiten", [False, True])
     def test_a_constant_column_has_no_loading_when_columns_are_standardised(self, whiten: bool) -> None:
         rows = np.column_stack([correlated()[:, :2], np.full(500, 0.1)])
@@ -359,9 +364,18 @@ class TestNothingIsLeftToChance:
         rows = np.column_stack([np.full(27, 0.1), self.grid()[:, 0], np.full(27, 1e6)])
         np.testing.assert_array_equal(fit(rows, n_components=3).model.matrix[:, 1:], np.eye(3)[:, [0, 2]])
 
-    def test_variances_that_differ_by_a_millionth_are_not_mixed(self) -> None:
-        rows = self.grid() * [1, 1 + 1e-6, 1 - 1e-6]
+    def test_variances_that_differ_by_a_ten_millionth_are_not_mixed(self) -> None:
+        # Alike to 2e-7, where rounding moves the components by 1e-16 / 2e-7.
+        rows = self.grid() * [1, 1 + 1e-7, 1 - 1e-7]
         np.testing.assert_allclose(fit(rows, n_components=3).model.matrix, np.eye(3)[:, [1, 0, 2]], atol=1e-8)
+
+    def test_variances_near_rounding_are_not_mixed_if_they_differ(self) -> None:
+        draw = np.random.default_rng(4)
+        rows = draw.normal(size=(2000, 1)) + draw.normal(size=(2000, 3)) * [1e-5, 2e-5, 4e-5]
+        found = fit(rows, n_components=3, standardise=True, whiten=True)
+        outputs = (rows - found.model.mean) @ found.model.matrix
+        # Variances of 1e-10 and 1e-9, and 1e-16 of rounding.
+        np.testing.assert_allclose(np.cov(outputs.T), np.eye(3), atol=1e-4)
 
     @given(st.integers(1, 5), st.integers(0, 1000), st.integers(0, 1000))
     @settings(max_examples=60, deadline=None)
@@ -441,10 +455,11 @@ class TestNumberOfComponents:
         found = fit(self.factors(count), n_components=ComponentRule.PARALLEL_ANALYSIS, standardise=True)
         assert (found.num_outputs, found.notes) == (count, ())
 
-    def test_constant_columns_are_none_that_parallel_analysis_compares_with(self) -> None:
-        rows = np.hstack([self.factors(2), np.full((400, 300), 7.0)])
-        found = fit(rows, n_components=ComponentRule.PARALLEL_ANALYSIS, standardise=True)
-        assert found.num_outputs == 2
+    @pytest.mark.parametrize("rule", ComponentRule)
+    def test_constant_columns_are_none_that_a_rule_compares_with(self, rule: ComponentRule) -> None:
+        rows = self.factors(2)
+        for varying in (rows, np.hstack([rows, np.full((400, 300), 7.0)])):
+            assert fit(varying, n_components=rule, standardise=True).num_outputs == 2
 
     @pytest.mark.parametrize("standardise", [False, True])
     def test_the_broken_stick_keeps_the_shares_that_are_longer(self, standardise: bool) -> None:

@@ -17,8 +17,8 @@ from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
 from tfx_mobile.dimensionality_reducer.moments import Moments
 
 FloatArray = npt.NDArray[np.float64]
-# Sums over rows are right to some 1e-15 of the deviations of both columns (float64, BLAS), and float32 rows to
-# 1e-15 of their squares. What is less than this share of a column's variance is rounding, not signal.
+# Sums over rows are right to some 1e-15 of the deviations of both columns (float64, BLAS), and so are squares
+# of float32. What is less than this share of a column's variance is rounding, not signal.
 _RANK_TOLERANCE = 1e-12
 # Eigenvectors of eigenvalues that are nearer than this to each other move by more than 1e-6 with rounding.
 _GAP_TOLERANCE = 1e-9
