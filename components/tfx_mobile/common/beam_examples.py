@@ -50,13 +50,12 @@ class ReadBatches(beam.PTransform):
 
     def expand(self, pbegin: Any) -> beam.PCollection:
         """Returns the batches."""
-        return (
-            pbegin
-            | "Files" >> beam.Create(_matches(self._patterns))
-            | "Spread" >> beam.Reshuffle()
-            | "Read"
-            >> beam.ParDo(_ReadFile(self._schema, self._batch_size)).with_output_types(pa.RecordBatch)
-        )
+        paths = _matches(self._patterns)
+        files = pbegin | "Files" >> beam.Create(paths)
+        if len(paths) > 1:  # it takes 0.1 s to set up
+            files = files | "Spread" >> beam.Reshuffle()
+        read = beam.ParDo(_ReadFile(self._schema, self._batch_size))
+        return files | "Read" >> read.with_output_types(pa.RecordBatch)
 
 
 class WriteBatches(beam.PTransform):
