@@ -21,7 +21,7 @@ from tfx_mobile.dimensionality_reducer.report import reduction_report
 from tfx_mobile.dimensionality_reducer.rows import Rows
 from tfx_mobile.dimensionality_reducer.statistics import Statistics
 
-HOSTILE = "<b>x</b></script><script>alert(2)</script><img src=x>\u2028&\"'%{x}"
+HOSTILE = "<b>x</b></script><script>alert(2)</script><img src=x>\u2028&\"'%{meta}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +234,8 @@ def test_hostile_names_stay_text(num_components: int, label: str) -> None:
     assert not {"img", "b"} & set(found.tags)
     # Output (head and section), input, note, NaN, dropped column and reason, split, embedding, caption.
     assert found.text.count("<b>x</b>") >= 9
-    assert "\u2028" not in text.split("const figures")[1]
+    data = text.split("const figures = ")[1].split(";\nfunction paint")[0]
+    assert not set("<>&\u2028") & set(data)
 
 
 def test_plotly_gets_hostile_names_without_its_html() -> None:
@@ -254,7 +255,7 @@ def test_plotly_gets_hostile_names_without_its_html() -> None:
     loadings = figures["loadings-0"]["data"][0]
     assert loadings["hovertext"][3][0] == (
         "&lt;b&gt;x&lt;/b&gt;&lt;/script&gt;&lt;script&gt;alert(2)&lt;/script&gt;&lt;img src=x&gt;\u2028&amp;"
-        "&quot;&#x27;%{x}3"
+        "&quot;&#x27;%{meta}3"
     )
 
 

@@ -138,6 +138,14 @@ def test_the_sample_holds_the_first_two_outputs_beside_their_labels() -> None:
     }
 
 
+def test_the_sample_is_as_exact_as_the_phone() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)
+    fitted = Fitted(Linear(np.zeros(1), np.eye(1)), ["a"], 50)
+    found = report_of(fitted, statistics_of(values, values[:, 0]))["sample"]
+    # Seven digits are within half a unit of the seventh, float32 has 24 bits: 6e-8.
+    np.testing.assert_allclose(found["outputs"][0], found["labels"], rtol=5e-7)
+
+
 @pytest.mark.parametrize(("num_outputs", "shown"), [(1, 1), (2, 2), (3, 2)])
 def test_no_more_than_two_outputs_are_drawn(num_outputs: int, shown: int) -> None:
     fitted = Fitted(Linear(np.zeros(3), np.eye(3)[:, :num_outputs]), ["a", "b", "c"], 3)
@@ -243,6 +251,18 @@ def test_features_that_two_reductions_read_count_once() -> None:
     other = PCA(inputs=("pair", "free"), output="other", n_components=1)
     found = layer(ReducerConfig((PLACE, other), "y"), {"a": 1, "pair": 2, "free": 4}, FLOATS)
     assert (found["columns_before"], found["columns_after"]) == (7, 3)
+
+
+def test_a_feature_of_two_depths_counts_at_the_larger() -> None:
+    short, long = OneHot("ids", depth=5), OneHot("ids", depth=9)
+    config = ReducerConfig(
+        (
+            TruncatedSVD(inputs=(long,), output="a", n_components=1),
+            TruncatedSVD(inputs=(short,), output="b", n_components=1),
+        )
+    )
+    found = layer(config, {short: 5, long: 9}, {})
+    assert (found["columns_before"], found["columns_after"]) == (9, 2)
 
 
 def test_weights_of_a_one_hot_input_are_no_columns_of_their_own() -> None:
