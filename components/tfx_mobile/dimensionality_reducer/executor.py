@@ -6,6 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 import tensorflow_transform as tft
+from absl import logging
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import types
 from tfx.components.util import examples_utils
@@ -89,6 +90,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         fileio.makedirs(report_uri)
         _write(f"{report_uri}/{report.PAGE_FILE}", page.page(content))
         _write(f"{report_uri}/{report.REPORT_FILE}", jsonable.dumps(content, indent=2))
+        for line in page.headlines(content):
+            logging.info(line)
 
     def _gather(
         self, patterns: list[str], schema: schema_pb2.Schema, config: ReducerConfig, layout: InputLayout
