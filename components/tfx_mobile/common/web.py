@@ -28,7 +28,7 @@ summary { cursor: pointer; } li { margin: 2px 0; }
 
 def for_script(value: Any) -> str:
     """Returns JSON that can stand in a script element, whatever strings are in it."""
-    text = json.dumps(value, allow_nan=False, sort_keys=True)
-    for character in "<>&\u2028\u2029":
+    text = json.dumps(value, allow_nan=False, sort_keys=True)  # in ASCII, so no \\u2028 either
+    for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
