@@ -168,6 +168,7 @@ class TestComponents:
             [1e5 * line, 1e5 * (line + noise * draw.normal(size=1000)), 1e-4 * draw.normal(size=1000)]
         )
         found = fit(rows, n_components=3)
+        assert (np.diff(found.all_variances) <= 0).all()
         (small,) = np.flatnonzero(np.abs(found.model.matrix[2]) > 0.9)
         # By chance it correlates with the others, which takes some 5/1000 of its variance away.
         np.testing.assert_allclose(found.explained_variance[small], rows[:, 2].var(ddof=1), rtol=0.02)
@@ -567,6 +568,17 @@ class TestTruncatedSVD:
         assert svd(rows, n_components=1.0).num_outputs == 3
         everything = svd(rows, n_components=4).model.matrix
         np.testing.assert_allclose(everything.T @ everything, np.eye(4), atol=1e-14)
+
+    @pytest.mark.parametrize("offset", [0.0, 5.0, 1e6, 1e12])
+    def test_rounding_of_a_large_mean_is_no_direction(self, offset: float) -> None:
+        rows = np.round(correlated(60, 3)[:, [0, 1, 2, 2]], 3) + offset
+        assert (svd(rows, n_components=4).all_variances > 0).sum() == 3
+
+    def test_rounding_of_a_sum_in_float32_is_no_direction(self) -> None:
+        parts = correlated(60, 2).astype(np.float32) + np.float32(5)
+        rows = np.column_stack([parts, parts.sum(axis=1)])
+        assert (svd(rows, n_components=3).all_variances > 0).sum() == 2
+        assert (fit(rows, n_components=3).all_variances > 0).sum() == 2
 
     def test_rows_that_are_all_the_same_have_one_direction_without_variance(self) -> None:
         found = svd(np.full((10, 2), 3.0))

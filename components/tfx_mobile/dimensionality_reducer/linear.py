@@ -286,9 +286,8 @@ def _measured(
 ) -> _Spectrum:
     noise, total = scale**2 @ vectors**2, float((scale**2).sum())
     if mean is not None:
-        noise, total = noise + (mean @ vectors) ** 2, total + float(mean @ mean)
-    rounding = (len(scale) * np.finfo(np.float64).eps) ** 2 * values[0]  # of singular values, squared
-    values = np.where(values > np.maximum(_RANK_TOLERANCE * noise, rounding), values, 0.0)
+        total += float(mean @ mean)
+    values = np.where(values > _RANK_TOLERANCE * noise, values, 0.0)
     order = np.argsort(-values, kind="stable")  # what is rounding of a large scale can exceed a small scale
     return _Spectrum(values[order], vectors[:, order], np.sqrt(noise[order]), total)
 
