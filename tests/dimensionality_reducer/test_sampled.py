@@ -226,6 +226,27 @@ class TestSparseComponents:
         ratio = other.explained_variance_ratio_.sum()
         assert fitted.explained_variance_ratio.sum() == pytest.approx(ratio, rel=1e-6)
 
+    def test_each_explains_what_the_ones_before_it_have_not(self) -> None:
+        rows = mixed()[0]
+        fitted = fit(sparse_pca(3, alpha=0.4), of(rows))
+        found = fitted.apply(of(rows)).astype(np.float64)
+        assert abs(np.corrcoef(found.T)[0, 1]) > 0.05  # they correlate, or there were nothing to take off
+        before, explained = np.ones((len(rows), 1)), []
+        for component in found.T:
+            rest = component - before @ np.linalg.lstsq(before, component, rcond=None)[0]
+            explained.append(rest @ rest / (len(rows) - 1))
+            before = np.column_stack([before, component])
+        np.testing.assert_allclose(fitted.explained_variance, explained, rtol=1e-5)
+
+    @pytest.mark.parametrize("value", [0.1, 1e6 + 0.3])
+    def test_a_constant_column_has_no_loading(self, value: float) -> None:
+        rows = mixed(777)[0]
+        fitted = fit(sparse_pca(2, alpha=0.0), of(np.column_stack([rows, np.full(len(rows), value)])))
+        assert fitted.loadings is not None
+        np.testing.assert_array_equal(fitted.loadings[5], 0)
+        alone = fit(sparse_pca(2, alpha=0.0), of(rows)).loadings
+        np.testing.assert_allclose(fitted.loadings[:5], alone, atol=1e-4)
+
     def test_two_columns_that_do_not_correlate_by_hand(self) -> None:
         # Variances 2 * 9 / 3 = 6 and 2 * 1 / 3; one loading each, 1; the ridge 0.5 makes x / 1.5 of it.
         rows = np.float32([[3, 0], [-3, 0], [0, 1], [0, -1]])
@@ -321,6 +342,21 @@ class TestParts:
         assert best <= found * (1 + 1e-9)
         assert found == pytest.approx(best, rel=1e-3)
 
+    def test_the_start_is_near_the_best_already(self) -> None:
+        others = positive(seed=9)
+        parts = fit(nmf(3), of(positive())).loadings
+        assert parts is not None
+        best = sum(optimize.nnls(parts, row.astype(np.float64))[1] ** 2 for row in others)
+        found = models.Parts(parts.T, 1).apply(of(others))
+        assert squared_error(others, found, parts.T) == pytest.approx(best, rel=1e-4)
+
+    def test_no_part_that_a_row_has_something_of_starts_at_0_which_no_update_leaves(self) -> None:
+        draw = np.random.default_rng(1)
+        parts, rows = draw.gamma(0.5, 1.0, (6, 9)), of(draw.gamma(0.3, 1.0, (50, 9)))
+        best = np.array([optimize.nnls(parts.T, row.astype(np.float64))[0] for row in rows.numbers])
+        assert (best == 0).any()
+        assert models.Parts(parts, 1).apply(rows).min() > 0
+
     @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.floats(0.05, 3.0))
     @settings(max_examples=40, deadline=None)
     def test_no_update_brings_the_sum_further_from_the_row(self, seed: int, k: int, shape: float) -> None:
@@ -344,14 +380,15 @@ class TestParts:
         above[:, 2] = 0
         np.testing.assert_array_equal(fitted.apply(of(below)), fitted.apply(of(above)))
 
-    def test_weights_below_0_give_no_amount_below_0(self) -> None:
-        counts = positive()
-        fitted = fit(nmf(3), Rows.of(np.zeros((len(counts), 0)), counts))
-        found = fitted.apply(
-            Rows.of(np.zeros((2, 0)), np.float32([[-3, 0, 0, 0, 0, 0], [1, -9, 0, 0, 0, 0]]))
-        )
-        assert (found >= 0).all()
-        assert np.isfinite(found).all()
+    @pytest.mark.parametrize("num_updates", [1, 2, 50])
+    def test_weights_below_0_give_no_amount_below_0(self, num_updates: int) -> None:
+        draw = np.random.default_rng(7)
+        counts = 3 * draw.normal(size=(500, 7))
+        for shape in (0.1, 0.5, 2.0):
+            parts = draw.gamma(shape, 1.0, (4, 7))
+            found = models.Parts(parts, num_updates).apply(Rows.of(np.zeros((500, 0)), counts))
+            assert np.isfinite(found).all()
+            assert found.min() >= 0
 
     def test_equal_rows_count_as_often_as_they_occur(self) -> None:
         # Of one part the best is the first singular vector of all rows, whichever way they repeat.
@@ -436,6 +473,13 @@ class TestKernelComponents:
         moved = rows * [1, 1024, 1 / 64] + [1024, 0, -8]
         columns = [fit(kernel_pca(2, num_landmarks=200), of(one)).apply(of(one)) for one in (rows, moved)]
         np.testing.assert_allclose(columns[0], aligned(*columns), atol=1e-5)
+
+    def test_a_mean_that_float32_does_not_hold_is_taken_off_exactly(self) -> None:
+        # At 4096 float32 has steps of 2**-11; half of one is an eighth of the deviation.
+        steps = np.round(4 * np.random.default_rng(6).normal(size=(201, 2)))
+        near, far = (of(steps * 2.0**-11 + offset) for offset in (0, 4096))
+        columns = [fit(kernel_pca(2, num_landmarks=201), rows).apply(rows) for rows in (near, far)]
+        np.testing.assert_allclose(columns[1], aligned(columns[1], columns[0]), atol=1e-5)
 
     def test_counts_give_what_numbers_do(self) -> None:
         counts = documents()
@@ -610,8 +654,10 @@ class TestEveryMethod:
                 "preprocessing_fn or leave it out of the inputs."
             )
             for refused in (of(rows), Rows.of(rows[:, :2], rows[:, 2:])):
-                with pytest.raises(DataError, match=re.escape(message)):
-                    fit(few, refused)
+                for shards in (1, 4):
+                    statistics = statistics_of(few, refused, shards)
+                    with pytest.raises(DataError, match=re.escape(message)):
+                        core.fit(few, statistics, [f"c{i}" for i in range(6)])
 
     @pytest.mark.parametrize("asked", [nmf(), topics()], ids=lambda asked: asked.name)
     def test_minus_infinity_that_is_imputed_is_not_a_negative_number(self, asked: Any) -> None:
