@@ -174,8 +174,10 @@ class TestComponents:
         np.testing.assert_allclose(found.explained_variance[small], rows[:, 2].var(ddof=1), rtol=0.02)
 
     def test_the_basis_is_orthonormal_also_where_nothing_varies(self) -> None:
-        found = fit(correlated(3, 6), n_components=6)
-        np.testing.assert_allclose(found.model.matrix.T @ found.model.matrix, np.eye(6), atol=1e-14)
+        for width in (6, 300):
+            matrix = fit(correlated(3, width), n_components=width).model.matrix
+            # The largest of what is left of an axis falls to some 1e-2, and 1e-16 of rounding grows by that.
+            np.testing.assert_allclose(matrix.T @ matrix, np.eye(width), rtol=0, atol=1e-13)
 
     def test_what_reconstruction_loses_is_the_variance_that_was_not_kept(self) -> None:
         rows = correlated()
@@ -400,6 +402,10 @@ class TestNumberOfComponents:
         values = np.array([6.0, 3.0, 1.0])
         found = [linear.num_components(values, 10.0, share) for share in (0.5, 0.6, 0.61, 0.9, 0.91, 1.0)]
         assert found == [1, 1, 2, 2, 3, 3]
+
+    def test_a_share_is_reached_but_for_rounding(self) -> None:
+        # Eight times 0.1, added up, is 0.7999999999999999.
+        assert linear.num_components(np.full(10, 0.1), 1.0, 0.8) == 8
 
     def test_a_share_takes_no_component_without_variance(self) -> None:
         # 1e-9 of the total is in columns that the rank left out.

@@ -195,8 +195,7 @@ def canonical_basis(vectors: FloatArray, wanted: int) -> FloatArray:
     for i in range(wanted):
         norms = np.einsum("ij,ij->i", left, left)
         axis = int(np.argmax(norms >= norms.max() * (1 - _TIE_TOLERANCE)))
-        direction = left[axis] - found @ (found.T @ left[axis])
-        direction /= np.linalg.norm(direction)
+        direction = left[axis] / np.linalg.norm(left[axis])
         found[:, i] = direction
         left -= np.outer(left @ direction, direction)
     return vectors @ found
