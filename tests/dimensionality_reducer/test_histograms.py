@@ -83,6 +83,7 @@ class TestGrid:
             (-0.25, 0.5, -2, -1),
             (7, 8.5, -1, 14),  # 7, 7.5, 8, 8.5
             (-3, 5, 2, -1),  # width 2 makes -2 to 2, five
+            (-4, -1e-30, 0, -4),  # -4 to -1, though the range rounds to 4
         ],
     )
     def test_four_bins_by_hand(self, low: float, high: float, exponent: int, first: int) -> None:
@@ -118,6 +119,12 @@ class TestOrder:
         found = gathered(numbers, labels, seed=seed, num_batches=20)
         assert_same(found, of(numbers.astype(np.float32), labels))
         assert found.label.num == (num_labels if num_labels <= MAX_CLASSES else 64)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_nor_do_labels_that_float32_cannot_hold(self, seed: int) -> None:
+        labels = np.concatenate([np.linspace(-1, 1, 600), [-1e-300] * 300, [1e37, -1e300]])
+        found = gathered(np.zeros((902, 1)), labels, seed=seed, num_batches=20)
+        assert_same(found, of(np.zeros((902, 1)), labels))
 
     def test_a_merge_leaves_the_other_one_as_it_was(self) -> None:
         one, other = of([[0.0], [1.0]], [0, 1]), of([[500.0], [NAN]], [3, 4])
@@ -191,10 +198,17 @@ class TestCounts:
         found = gathered(np.zeros((40, 0)), np.arange(40) % 2, np.full((40, 1), 3.0))
         assert found.joint(0).tolist() == [[20, 20]]
 
+    def test_a_batch_without_a_finite_value_counts_as_one(self) -> None:
+        found = of([[1e20]], [0])
+        found.add(Rows.of([[NAN], [np.inf]]), np.array([0.0, 1.0]))
+        assert found.not_finite.tolist() == [[1, 1]]
+        assert found.label_rows.tolist() == [2, 1]
+        assert found.table.sum() == 1
+
     def test_values_that_are_not_finite_count_as_their_mean(self) -> None:
         draw = np.random.default_rng(8)
-        numbers = draw.normal(size=(600, 2)).astype(np.float32)
         labels = draw.integers(0, 3, 600)
+        numbers = (draw.gamma(2, size=(600, 2)) + 5 * labels[:, None]).astype(np.float32)
         holes = draw.random((600, 2)) < [0.3, 0.0]
         filled = np.where(holes, numbers[~holes[:, 0], 0].mean(dtype=np.float64), numbers)
         broken = np.where(holes, np.where(draw.random((600, 2)) < 0.5, NAN, -np.inf), numbers)

@@ -221,7 +221,8 @@ class Histograms:
         np.add.at(self.not_finite, (column, of_row[row]), 1)
         columns = np.arange(dense)
         if len(row):
-            values = np.where(finite, values, np.where(low <= high, low, 0.0)[:dense])
+            low, high = self.grid.low[:dense], self.grid.high[:dense]
+            values = np.where(finite, values, np.where(low <= high, low, 0.0))  # any value that has a bin
         cells = self._cells(columns, self.grid.positions(values, columns), of_row[:, None])
         np.add.at(self.table.reshape(-1), cells[finite] if len(row) else cells.ravel(), 1)
         owners = np.repeat(np.arange(rows.num_rows), np.diff(counts.indptr))[written]
