@@ -122,9 +122,9 @@ class TestOrder:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_nor_do_labels_that_float32_cannot_hold(self, seed: int) -> None:
-        labels = np.concatenate([np.linspace(-1, 1, 600), [-1e-300] * 300, [1e37, -1e300]])
-        found = gathered(np.zeros((902, 1)), labels, seed=seed, num_batches=20)
-        assert_same(found, of(np.zeros((902, 1)), labels))
+        labels = np.concatenate([np.linspace(-1, 1, 6000), [-1e-300] * 300, [1e37, -1e300]])
+        found = gathered(np.zeros((6302, 1)), labels, seed=seed, num_batches=20)
+        assert_same(found, of(np.zeros((6302, 1)), labels))
 
     def test_a_merge_leaves_the_other_one_as_it_was(self) -> None:
         one, other = of([[0.0], [1.0]], [0, 1]), of([[500.0], [NAN]], [3, 4])
