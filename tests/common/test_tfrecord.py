@@ -60,6 +60,31 @@ def test_what_is_packed_comes_back_in_order_whatever_the_blocks(
     assert unpack(zipped(content) if is_zipped else content, size) == records
 
 
+RUNS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 90)), max_size=6)
+
+
+@given(runs=RUNS, size=st.integers(1, 3000))
+def test_runs_of_records_of_one_length_come_back_in_order(runs: list[tuple[int, int]], size: int) -> None:
+    lengths = [length for length, times in runs for _ in range(times)]
+    records = [bytes((i + k) % 256 for k in range(length)) for i, length in enumerate(lengths)]
+    assert unpack(tfrecord.pack(records), size) == records
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 7, 8, 9, 71, 72, 198, 199])
+@pytest.mark.parametrize(("place", "what"), [(0, "length"), (20, "content"), (-1, "content")])
+def test_a_wrong_byte_in_a_run_of_records_of_one_length_is_found_where_it_is(
+    wrong: int, place: int, what: str
+) -> None:
+    content = bytearray(tfrecord.pack([bytes([i]) * 30 for i in range(200)]))
+    size = len(content) // 200
+    content[wrong * size + place % size] ^= 1
+    message = f"Records must match their checksums; the {what} of record {wrong} of rows.gz does not."
+    if wrong == 0 and what == "length":
+        message = "Examples must be TFRecord files, plain or gzip; rows.gz is not."
+    with pytest.raises(DataError, match=re.escape(message)):
+        unpack(bytes(content))
+
+
 @given(first=RECORDS, second=RECORDS)
 def test_packed_pieces_follow_each_other(first: list[bytes], second: list[bytes]) -> None:
     assert tfrecord.pack(first) + tfrecord.pack(second) == tfrecord.pack(first + second)
