@@ -86,11 +86,13 @@ class Parts:
         gram = self.parts @ self.parts.T
         # A little above 0, since no update leaves 0; but 0 where the row has nothing of the part.
         least = overlaps * ops.constant(_LEAST / np.maximum(np.diag(gram), _TINY))
-        amounts = ops.maximum(self._start(ops, overlaps, gram), least)
         products = ops.constant(gram)
-        for _ in range(self.num_updates):
-            amounts = amounts * (overlaps / (amounts @ products + _TINY))
-        return amounts
+        (found,) = ops.repeat(
+            self.num_updates,
+            lambda amounts: (amounts * (overlaps / (amounts @ products + _TINY)),),
+            (ops.maximum(self._start(ops, overlaps, gram), least),),
+        )
+        return found
 
     def _start(self, ops: Any, overlaps: Any, gram: FloatArray) -> Any:
         """Returns amounts near the best ones, from which the updates, which are slow, have little to do.
@@ -102,13 +104,14 @@ class Parts:
         solve = np.linalg.inv(gram + penalty * np.eye(len(gram)))
         # What stays the same over the steps is multiplied once.
         fixed, moving = overlaps @ ops.constant(solve), ops.constant(penalty * solve)
-        found = ops.maximum(fixed + fixed @ moving, 0.0)
-        excess = overlaps * 0.0
-        for _ in range(_START_STEPS):
+
+        def step(found: Any, excess: Any) -> tuple[Any, Any]:
             free = fixed + (found - excess) @ moving
-            found = ops.maximum(free + excess, 0.0)
-            excess = excess + free - found
-        return found
+            nearer = ops.maximum(free + excess, 0.0)
+            return nearer, excess + free - nearer
+
+        start = ops.maximum(fixed + fixed @ moving, 0.0)
+        return ops.repeat(_START_STEPS, step, (start, overlaps * 0.0))[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,11 +196,13 @@ class Topics:
             np.zeros(self.num_outputs, np.float32),
         )
         # Weights of one-hot vectors are not looked at one by one; what they sum to is.
-        gamma = ops.positive(found) + self.prior
-        for _ in range(self.num_updates - 1):
+
+        def update(gamma: Any) -> tuple[Any]:
             both = _digamma(ops, ops.join([gamma, ops.sum(gamma)]))
             shares = ops.exp(both[:, : self.num_outputs] - both[:, self.num_outputs :])
-            gamma = ops.positive(counts.divide_among(shares, weights, _UNEXPLAINED)) + self.prior
+            return (ops.positive(counts.divide_among(shares, weights, _UNEXPLAINED)) + self.prior,)
+
+        (gamma,) = ops.repeat(self.num_updates - 1, update, (ops.positive(found) + self.prior,))
         return gamma / ops.sum(gamma)
 
 

@@ -6,7 +6,7 @@ interface over tensors).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -202,6 +202,13 @@ class NumpyOps:
         """
         half = np.float32(0.5)
         return np.asarray(half * value + half * np.abs(value), np.float32)
+
+    @staticmethod
+    def repeat(times: int, step: Callable[..., tuple[Any, ...]], state: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Returns the state after so many steps, each of which takes the last one's parts."""
+        for _ in range(times):
+            state = step(*state)
+        return state
 
     @staticmethod
     def join(parts: Sequence[Float32Array]) -> Float32Array:

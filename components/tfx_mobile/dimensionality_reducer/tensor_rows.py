@@ -4,7 +4,7 @@ Only operations that TFLite has as built-ins.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,6 +182,15 @@ class TensorOps:
     def positive(value: Any) -> Any:
         """As rows.NumpyOps.positive."""
         return 0.5 * value + 0.5 * tf.abs(value)
+
+    @staticmethod
+    def repeat(times: int, step: Callable[..., tuple[Any, ...]], state: tuple[Any, ...]) -> tuple[Any, ...]:
+        """As rows.NumpyOps.repeat; a loop in the graph, so that a step stands in the file once."""
+
+        def body(i: Any, *parts: Any) -> tuple[Any, ...]:
+            return i + 1, *step(*parts)
+
+        return tuple(tf.while_loop(lambda i, *_: i < times, body, (tf.constant(0), *state))[1:])
 
     @staticmethod
     def join(parts: Sequence[Any]) -> Any:
