@@ -98,15 +98,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> dict[str, Statistics]:
         """Returns the statistics of the rows, by output of the reduction they are gathered for."""
         path = f"{self._get_tmp_dir()}/statistics"
+        gather = reducer_beam.FitFn(config, layout)
         wanted = beam_examples.only(schema, {*config.input_features(), config.label_key})
         with self._make_beam_pipeline() as pipeline:
             _ = (
                 pipeline
                 | "ReadTrain" >> beam_examples.ReadBatches(patterns, schema=wanted)
-                | "Gather" >> beam.CombineGlobally(reducer_beam.FitFn(config, layout))
+                | "Gather" >> beam.CombineGlobally(gather).without_defaults()
                 | "Keep" >> beam.Map(_save, path)
             )
-        return {one.output: found for one, found in zip(config.reductions, _load(path), strict=True)}
+        found = _load(path) if fileio.exists(path) else gather.create_accumulator()  # no rows
+        return {one.output: part for one, part in zip(config.reductions, found, strict=True)}
 
     def _reduce(
         self,
@@ -132,12 +134,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 )
                 _ = (
                     counts
-                    | f"Count[{split}]" >> beam.CombineGlobally(reducer_beam.SplitCounts.total)
+                    | f"Count[{split}]"
+                    >> beam.CombineGlobally(reducer_beam.SplitCounts.total).without_defaults()
                     | f"KeepCounts[{split}]" >> beam.Map(_save, f"{folder}/counts-{number}")
                 )
                 target = f"{artifact_utils.get_split_uri([reduced], split)}/reduced_examples"
                 _ = rows | f"Write[{split}]" >> beam_examples.WriteBatches(target, reduced_schema)
-        return {split: _load(f"{folder}/counts-{number}") for number, split in enumerate(splits)}
+        paths = {split: f"{folder}/counts-{number}" for number, split in enumerate(splits)}
+        return {
+            split: _load(path) if fileio.exists(path) else reducer_beam.SplitCounts()
+            for split, path in paths.items()
+        }
 
 
 # A Beam pipeline returns nothing; its results come back through files that all workers can write.
