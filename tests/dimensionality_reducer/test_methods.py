@@ -186,3 +186,39 @@ def test_the_phones_file_has_every_reduction(everything: Any, on_the_phone: Any,
     for name, part in zip(names, np.split(found, ends[:-1], axis=1), strict=True):
         wanted = said[name].numpy()
         np.testing.assert_allclose(part, wanted, 0, 2e-5 * np.abs(wanted).max(), err_msg=name)
+
+
+def test_a_model_behind_reductions_with_loops_is_joined_to_them(
+    everything: Any, on_the_phone: Any, as_tensors: Any
+) -> None:
+    import tf_keras
+
+    from tfx_mobile.common.interpreter import TFLiteModel
+    from tfx_mobile.quantizer.config import Mode
+    from tfx_mobile.quantizer.join import join
+    from tfx_mobile.quantizer.tflite import Predictor, Preprocessing
+
+    rows, _ = on_the_phone
+    names = ("nmf", "topics", "pca")
+    said = output_of(everything.transform_graph).transform_features_layer()(as_tensors(rows))
+    inputs = {name: tf_keras.Input((said[name].shape[1],), name=name) for name in names}
+    joined = tf_keras.layers.Concatenate()([inputs[name] for name in names])
+    model = tf_keras.Model(inputs, tf_keras.layers.Dense(2, "tanh")(joined))
+    front = Preprocessing(output_of(everything.transform_graph), names).convert()
+    file = TFLiteModel(join(front, Predictor(model).convert(Mode.FLOAT32, {})))
+    given = {name: np.array([row[name] for row in rows]) for name in file.inputs if name != "words"}
+    given |= {"words": np.array([row["words"][0] for row in rows], object)}
+    wanted = model.predict({name: said[name] for name in names}, verbose=0)
+    np.testing.assert_allclose(file.predict(given), wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("output", ["nmf", "topics"])
+def test_more_updates_make_no_larger_file(source: Any, as_tensors: Any, output: str) -> None:
+    from tfx_mobile.quantizer.tflite import Preprocessing
+
+    reduction = next(one for one in REGRESSIONS if one.output == output)
+    sizes = []
+    for num_updates in (10, 40):
+        found = source.run(dataclasses.replace(reduction, num_updates=num_updates))
+        sizes.append(len(Preprocessing(output_of(found.transform_graph), [output]).convert()))
+    assert abs(sizes[1] - sizes[0]) < 64  # the number of steps is a constant
