@@ -58,6 +58,12 @@ def test_a_wrong_pipeline_is_refused_when_it_is_built() -> None:
         component()
 
 
+def test_a_value_of_a_wrong_type_is_refused_when_the_pipeline_is_built() -> None:
+    message = "ReducerConfig.reductions[0].standardise must be bool; got str 'no'."
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        component(PCA(inputs=("a",), output="pca", standardise="no"))  # type: ignore[arg-type]
+
+
 def test_it_runs_on_beam_with_the_pipelines_arguments() -> None:
     from tfx.dsl.components.base import executor_spec
 

@@ -198,7 +198,8 @@ def test_a_train_split_that_is_not_finite_is_refused_with_feature_and_count(
     examples = source.examples_of({"train": [train], "eval": [read_all(source.examples, "eval")]})
     message = (
         "Feature 'latitude_z' must be finite; got 3 NaN or infinite of 160 rows in split 'train'. Clean it "
-        "in preprocessing_fn, or set not_finite to NotFinite.IMPUTE_MEAN or NotFinite.DROP_ROWS."
+        "in preprocessing_fn, or set not_finite: NotFinite.DROP_ROWS leaves such rows out, "
+        "NotFinite.IMPUTE_MEAN fills in numbers."
     )
     with pytest.raises(DataError, match=re.escape(message)):
         source.run(PLACE, examples=examples)
@@ -214,7 +215,7 @@ def test_an_evaluation_split_that_is_not_finite_is_refused_with_all_its_columns(
     )
     message = (
         "Feature 'powers[0]' must be finite; got 2 NaN or infinite of 40 rows in split 'eval', and 1 more "
-        "columns have some. Clean it"
+        "column has some. Clean it"
     )
     with pytest.raises(DataError, match=re.escape(message)):
         source.run(PLACE, examples=examples, folder=str(tmp_path))

@@ -655,7 +655,7 @@ class TestEveryMethod:
             few = dataclasses.replace(asked, sample_rows=2, seed=seed)
             message = (
                 f"Feature 'c4' must not be negative for {few.name}; got 3 negative of 200 rows in split "
-                "'train', the smallest -2.25, and 1 more columns have some. Scale it to [0, 1] in "
+                "'train', the smallest -2.25, and 1 more column has some. Scale it to [0, 1] in "
                 "preprocessing_fn or leave it out of the inputs."
             )
             for refused in (of(rows), Rows.of(rows[:, :2], rows[:, 2:])):

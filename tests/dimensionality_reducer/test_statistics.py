@@ -259,13 +259,14 @@ class TestRefusals:
         ("values", "others"),
         [
             ([[1.0, np.nan], [2.0, -np.inf], [3.0, 4.0]], ""),
-            ([[np.nan, np.nan], [2.0, -np.inf], [3.0, 4.0]], ", and 1 more columns have some"),
+            ([[np.nan, np.nan], [2.0, -np.inf], [3.0, 4.0]], ", and 1 more column has some"),
         ],
     )
     def test_values_that_are_not_finite_are_named_and_counted(self, values: Any, others: str) -> None:
         message = (
             f"Feature 'b' must be finite; got 2 NaN or infinite of 3 rows in split 'train'{others}. Clean it "
-            "in preprocessing_fn, or set not_finite to NotFinite.IMPUTE_MEAN or NotFinite.DROP_ROWS."
+            "in preprocessing_fn, or set not_finite: NotFinite.DROP_ROWS leaves such rows out, "
+            "NotFinite.IMPUTE_MEAN fills in numbers."
         )
         with pytest.raises(DataError, match=re.escape(message)):
             gathered(pca(), values).check(COLUMNS)

@@ -31,7 +31,7 @@ class ModelCandidates(types.Artifact):
 
 
 class Reduction(types.Artifact):
-    """What a dimensionality reduction did: `reduction.json`."""
+    """What a dimensionality reduction did: `reduction.json`, and `reduction.html` to look at."""
 
     TYPE_NAME = "tfx_mobile.Reduction"
 

@@ -36,7 +36,8 @@ class DimensionalityReducer(base_beam_component.BaseBeamComponent):
 
     `reduced_examples` and `reduced_transform_graph` take the place of Transform's outputs: the graph is raw
     features -> TFT -> reduction, so any Trainer and the phone do the same arithmetic. The label and every
-    feature that is not named pass through. `reduction` holds `reduction.json` with loadings and variances.
+    feature that is not named pass through. `reduction` holds `reduction.json`, with every number, and
+    `reduction.html`, one page that shows them.
 
     Args:
       examples: Transformed Examples, with a split 'train'.
@@ -60,6 +61,7 @@ class DimensionalityReducer(base_beam_component.BaseBeamComponent):
         label_key: str = "",
     ) -> None:
         config = ReducerConfig(reductions=tuple(reductions), label_key=label_key)
+        config = ReducerConfig.from_json(config.to_json())  # refuses values of a wrong type here already
         super().__init__(
             spec=DimensionalityReducerSpec(
                 examples=examples,

@@ -500,6 +500,7 @@ class LatentDirichletAllocation(Sampled):
 
     Attributes:
       n_components: How many topics.
+      sample_rows: As for the other methods, but fewer by default: the fit goes row by row.
       num_updates: Variational updates with which a row's topics are found, on the phone as in the Examples.
       max_iter: Iterations of the fit at most.
     """
@@ -507,6 +508,7 @@ class LatentDirichletAllocation(Sampled):
     kind: ClassVar[str] = "latent_dirichlet_allocation"
 
     n_components: int = 10
+    sample_rows: int = 5_000
     num_updates: int = 30
     max_iter: int = 20
 

@@ -29,7 +29,7 @@ from tfx_mobile.dimensionality_reducer.config import (
 )
 from tfx_mobile.dimensionality_reducer.models import Fitted, Kernel, Linear, Model, Parts, Topics
 from tfx_mobile.dimensionality_reducer.rows import FloatArray, Rows
-from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics
+from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics, and_others
 
 _RANK_TOLERANCE = 1e-12  # a variance below this share of the largest one is rounding, not signal
 _KERNEL_RANK_TOLERANCE = 1e-6  # likewise, of a kernel that float32 computes to about 1e-6
@@ -383,8 +383,7 @@ def _check_not_negative(statistics: Statistics, config: Sampled, columns: list[s
     if not statistics.num_negative.any():
         return
     worst = int(np.argmax(statistics.num_negative))
-    num_others = int((statistics.num_negative > 0).sum()) - 1
-    others = f", and {num_others} more columns have some" if num_others else ""
+    others = and_others(int((statistics.num_negative > 0).sum()) - 1)
     raise DataError(
         f"Feature {columns[worst]!r} must not be negative for {config.name}; got "
         f"{statistics.num_negative[worst]} negative of {statistics.num_rows} rows in split '{TRAIN_SPLIT}', "

@@ -299,9 +299,15 @@ def refuse_not_finite(found: dict[str, int], num_rows: int, split: str) -> None:
     if not bad:
         return
     worst = max(bad, key=lambda name: bad[name])
-    others = f", and {len(bad) - 1} more columns have some" if len(bad) > 1 else ""
     raise DataError(
         f"Feature {worst!r} must be finite; got {bad[worst]} NaN or infinite of {num_rows} rows in split "
-        f"'{split}'{others}. Clean it in preprocessing_fn, or set not_finite to NotFinite.IMPUTE_MEAN or "
-        "NotFinite.DROP_ROWS."
+        f"'{split}'{and_others(len(bad) - 1)}. Clean it in preprocessing_fn, or set not_finite: "
+        "NotFinite.DROP_ROWS leaves such rows out, NotFinite.IMPUTE_MEAN fills in numbers."
     )
+
+
+def and_others(count: int) -> str:
+    """Returns the end of a message that names one of several columns."""
+    if not count:
+        return ""
+    return f", and {count} more columns have some" if count > 1 else ", and 1 more column has some"
