@@ -57,7 +57,10 @@ class TestBlocks:
 
     def test_what_is_not_finite_is_found_in_both_blocks(self) -> None:
         rows = Rows.of([[1.0, np.nan], [np.inf, 2.0]], [[0.0, -np.inf], [1.0, 0.0]])
-        assert rows.not_finite().tolist() == [[False, True, False, True], [True, False, False, False]]
+        found = rows.not_finite()
+        assert found.by_column.tolist() == [1, 1, 0, 1]
+        assert found.in_numbers.tolist() == [True, True]
+        assert found.in_counts.tolist() == [True, False]
         assert not rows.all_finite()
         assert both().all_finite()
         assert not Rows.of(NUMBERS, np.where(np.array(COUNTS) == 4, np.nan, COUNTS)).all_finite()

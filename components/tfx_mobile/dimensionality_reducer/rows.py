@@ -18,6 +18,21 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
+class NotFiniteValues:
+    """Where some rows are NaN or infinite.
+
+    Attributes:
+      by_column: Shape (d,), int64, how many values of each column are.
+      in_numbers: Shape (n,), rows with such a number.
+      in_counts: Shape (n,), rows with such a value in a one-hot vector, which comes from its weights.
+    """
+
+    by_column: npt.NDArray[np.int64]
+    in_numbers: npt.NDArray[np.bool_]
+    in_counts: npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
 class Rows:
     """Some rows of width d = num_numbers + num_counts.
 
@@ -68,11 +83,19 @@ class Rows:
             sparse.vstack([self.counts, other.counts], format="csr", dtype=np.float32),
         )
 
-    def not_finite(self) -> npt.NDArray[np.bool_]:
-        """Returns where values are NaN or infinite, shape (n, d); only called where there are some."""
-        counts = self.counts.copy()
-        counts.data = (~np.isfinite(counts.data)).astype(np.float32)
-        return np.concatenate([~np.isfinite(self.numbers), counts.toarray() > 0], axis=1)
+    def not_finite(self) -> "NotFiniteValues":
+        """Returns how many values are NaN or infinite, and in which rows."""
+        numbers = ~np.isfinite(self.numbers)
+        entries = np.flatnonzero(~np.isfinite(self.counts.data))
+        in_counts = np.zeros(self.num_rows, bool)
+        in_counts[np.searchsorted(self.counts.indptr, entries, side="right") - 1] = True
+        width = self.width - self.num_numbers
+        by_count = np.bincount(self.counts.indices[entries], minlength=width)
+        return NotFiniteValues(
+            by_column=np.concatenate([numbers.sum(axis=0), by_count]),
+            in_numbers=numbers.any(axis=1),
+            in_counts=in_counts,
+        )
 
     def all_finite(self) -> bool:
         """Returns whether no value is NaN or infinite."""

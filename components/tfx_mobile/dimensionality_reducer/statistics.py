@@ -31,7 +31,7 @@ from tfx_mobile.dimensionality_reducer.config import (
 )
 from tfx_mobile.dimensionality_reducer.histograms import Histograms, num_bins
 from tfx_mobile.dimensionality_reducer.moments import FloatArray, Moments, RunningMoments
-from tfx_mobile.dimensionality_reducer.rows import Rows
+from tfx_mobile.dimensionality_reducer.rows import NotFiniteValues, Rows
 from tfx_mobile.dimensionality_reducer.sample import Sample
 
 REPORT_ROWS = 2000  # rows of the report's two-dimensional projection
@@ -133,22 +133,30 @@ class Statistics:
         self.num_negative = np.zeros(width, np.int64)
         self.minimum = np.zeros(width)
 
-    def add(self, rows: Rows, labels: npt.NDArray[Any] | None = None) -> None:
+    def add(
+        self,
+        rows: Rows,
+        labels: npt.NDArray[Any] | None = None,
+        keep: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         """Adds a batch.
 
         Args:
           rows: Shape (n, d).
           labels: Shape (n,), float64 or bytes objects; None where the run has no label.
+          keep: Shape (n,), which rows are written; a reduction drops them for all. All by default.
         """
         self.num_rows += rows.num_rows
         labels = np.full(rows.num_rows, np.nan) if labels is None else labels
+        if keep is not None and not keep.all():
+            if self._reduction.not_finite is NotFinite.DROP_ROWS:
+                self._count_not_finite(rows.take(~keep))
+            rows, labels = rows.take(keep), labels[keep]
         if not rows.all_finite():
-            bad = rows.not_finite()
-            self.not_finite += bad.sum(axis=0)
-            self.num_bad_rows += int(bad.any(axis=1).sum())
-            if self._reduction.not_finite is NotFinite.IMPUTE_MEAN:
-                bad = bad[:, self._num_numbers :]  # of a one-hot vector nothing is imputed
-            good = ~bad.any(axis=1)
+            found = self._count_not_finite(rows)
+            # Of a one-hot vector nothing is imputed.
+            imputes = self._reduction.not_finite is NotFinite.IMPUTE_MEAN
+            good = ~(found.in_counts if imputes else found.in_numbers | found.in_counts)
             rows, labels = rows.take(good), labels[good]
         if self._reduction.needs_label and labels.dtype != object:
             good = np.isfinite(labels)
@@ -173,6 +181,12 @@ class Statistics:
         self._label_is_text |= labels.dtype == object
         if self._label_moments is not None and not self._label_is_text:
             self._label_moments.add(np.column_stack([labels, rows.numbers]), rows.counts)
+
+    def _count_not_finite(self, rows: Rows) -> NotFiniteValues:
+        found = rows.not_finite()
+        self.not_finite += found.by_column
+        self.num_bad_rows += int((found.in_numbers | found.in_counts).sum())
+        return found
 
     def merge(self, other: "Statistics") -> None:
         """Adds what another one gathered."""
