@@ -103,7 +103,10 @@ class Source:
             artifact.uri = f"{folder}/{name}"
         context = Executor.Context(beam_pipeline_args=[], tmp_dir=f"{folder}/tmp", unique_id="1")
         Executor(context).Do(
-            {"examples": [examples or self.examples], "transform_graph": [self.transform_graph]},
+            {
+                "examples": examples if isinstance(examples, list) else [examples or self.examples],
+                "transform_graph": [self.transform_graph],
+            },
             {
                 "reduced_examples": [made.examples],
                 "reduced_transform_graph": [made.transform_graph],

@@ -306,18 +306,32 @@ class TestColumns:
         payment = OneHot(feature="payment")
         config = pca(inputs=(payment, "a", BAG))
         widths = {"a": 1, payment: 3, BAG: 2}
-        assert config.columns(widths) == ["a", "payment=0", "payment=1", "payment=2", "words=0", "words=1"]
+        assert config.columns(widths) == [
+            "a",
+            "payment=0",
+            "payment=1",
+            "payment=2",
+            "words*tfidf=0",
+            "words*tfidf=1",
+        ]
         assert config.columns(widths, {payment: ["cash", "card"]}) == [
             "a",
             "payment=cash",
             "payment=card",
             "payment=2",
-            "words=0",
-            "words=1",
+            "words*tfidf=0",
+            "words*tfidf=1",
         ]
         assert config.width(widths) == 6
         assert (config.numeric, config.one_hot) == (("a",), (payment, BAG))
         assert config.features == ("a", "payment", "words", "tfidf")
+
+    def test_of_the_same_name_have_their_position_added(self) -> None:
+        indices = OneHot(feature="ids")
+        words = {indices: ["caf\\xe9", "caf\\xe9"]}
+        assert pca(inputs=(indices,)).columns({indices: 2}, words) == ["ids=caf\\xe9", "ids=caf\\xe9 #1"]
+        deep, flat = OneHot(feature="ids", depth=2), OneHot(feature="ids", depth=1)
+        assert pca(inputs=(deep, flat)).columns({deep: 2, flat: 1}) == ["ids=0", "ids=1", "ids=0 #2"]
 
     def test_a_feature_of_two_one_hot_inputs_is_read_once(self) -> None:
         config = pca(inputs=(OneHot(feature="w"), OneHot(feature="w", weights="v"), OneHot(feature="v")))

@@ -23,7 +23,7 @@ from tests.dimensionality_reducer.reading import (
 )
 
 from tfx_mobile.common.errors import ConfigError, DataError
-from tfx_mobile.dimensionality_reducer.config import PCA, NotFinite, OneHot
+from tfx_mobile.dimensionality_reducer.config import PCA, NotFinite, OneHot, VarianceThreshold
 
 pytestmark = pytest.mark.pipeline
 
@@ -240,6 +240,84 @@ def test_rows_that_are_not_finite_can_be_dropped_from_fit_and_examples(source: A
         np.testing.assert_array_equal(ours["company_id"], theirs["company_id"])
 
 
+def test_rows_that_one_reduction_drops_count_for_none(source: Any) -> None:
+    train = read_all(source.examples, "train")
+    rows = [spoilt(train, "latitude_z", float("nan"), 60)]
+    examples = source.examples_of({"train": rows, "eval": [read_all(source.examples, "eval")]})
+    dropping = PCA(inputs=("latitude_z",), output="one", n_components=1, not_finite=NotFinite.DROP_ROWS)
+    whitened = PCA(inputs=("miles_z", "powers"), output="two", n_components=2, whiten=True)
+    found = source.run(dropping, whitened, examples=examples)
+    values = columns_of(found.examples, found.transform_graph, "train")["two"].astype(np.float64)
+    assert len(values) == 100
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(values.var(axis=0, ddof=1), 1, rtol=1e-5)
+
+
+def test_a_split_of_which_every_row_is_dropped_is_refused(source: Any) -> None:
+    rows = spoilt(read_all(source.examples, "eval"), "latitude_z", float("nan"), 40)
+    examples = source.examples_of({"train": [read_all(source.examples, "train")], "eval": [rows]})
+    message = (
+        "Split 'eval' must keep rows; all 40 have NaN or infinity and are dropped (NotFinite.DROP_ROWS). "
+        "Clean them in preprocessing_fn or use NotFinite.IMPUTE_MEAN."
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        source.run(dataclasses.replace(PLACE, not_finite=NotFinite.DROP_ROWS), examples=examples)
+
+
+def test_a_value_that_two_reductions_impute_counts_once(source: Any) -> None:
+    train = spoilt(read_all(source.examples, "train"), "latitude_z", float("nan"), 5)
+    examples = source.examples_of({"train": [train], "eval": [read_all(source.examples, "eval")]})
+    imputing = [
+        PCA(inputs=("miles_z", "latitude_z"), output=name, n_components=1, not_finite=NotFinite.IMPUTE_MEAN)
+        for name in ("one", "two")
+    ]
+    report = json.loads(source.run(*imputing, examples=examples).reduction_json())
+    assert report["splits"]["train"] == {"num_rows": 160, "num_dropped": 0, "num_imputed": 5}
+
+
+def test_several_examples_are_reduced_together(source: Any, reduced: Any) -> None:
+    train, evaluation = (read_all(source.examples, split) for split in ("train", "eval"))
+    parts = [source.examples_of({"train": [train[i::2]], "eval": [evaluation[i::2]]}) for i in range(2)]
+    parts[1].span = 8
+    found = source.run(PLACE, TIME, examples=parts)
+    assert (found.examples.span, found.examples.split_names) == (8, parts[0].split_names)
+    for split in ("train", "eval"):
+        ours, theirs = (columns_of(run.examples, run.transform_graph, split) for run in (found, reduced))
+        np.testing.assert_allclose(ours["place"], theirs["place"], rtol=0, atol=1e-6)
+
+
+def test_several_examples_of_other_splits_are_refused(source: Any) -> None:
+    train = read_all(source.examples, "train")
+    one, other = (
+        source.examples_of({"train": [train]}),
+        source.examples_of({"train": [train], "test": [train]}),
+    )
+    message = (
+        f"Examples that are reduced together must have the same splits; got train in {one.uri} and train, "
+        f"test in {other.uri}."
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        source.run(PLACE, examples=[one, other])
+
+
+def test_words_that_are_not_in_the_vocabulary_have_columns_too(source: Any) -> None:
+    # TFT's schema counts the buckets behind the vocabulary's words; here it is told of two.
+    graph = shutil.copytree(source.transform_graph.uri, source.new_folder("oov") / "graph")
+    path = next(graph.glob("transformed_metadata/schema.pbtxt"))
+    text = path.read_text()
+    begin = text.index('name: "word_ids"')
+    path.write_text(text[:begin] + text[begin:].replace("max: 4", "max: 6", 1))
+    artifact = type(source.transform_graph)()
+    artifact.uri = str(graph)
+    words = OneHot("word_ids", vocabulary="words")
+    found = dataclasses.replace(source, transform_graph=artifact).run(
+        VarianceThreshold(inputs=(words, "miles_z"), output="varying")
+    )
+    columns = json.loads(found.reduction_json())["reductions"][0]["columns"]
+    assert columns[-2:] == ["word_ids=5", "word_ids=6"]
+    assert len(columns) == 8
+
+
 def test_an_imputed_value_is_the_mean_of_the_train_split_in_examples_and_graph(
     source: Any, as_tensors: Any
 ) -> None:
@@ -304,6 +382,12 @@ def test_a_train_split_without_rows_is_refused(source: Any) -> None:
             ConfigError,
             "Feature 'word_ids' must be numbers of fixed width; got VarLenFeature(dtype=tf.int64). "
             "Vocabulary indices go in as OneHot('word_ids').",
+        ),
+        (
+            PCA(inputs=("tfidf_weights",), output="pca"),
+            ConfigError,
+            "Feature 'tfidf_weights' must be numbers of fixed width; got VarLenFeature(dtype=tf.float32). "
+            "Make it dense in preprocessing_fn, for example with tf.sparse.to_dense and a reshape.",
         ),
         (
             PCA(inputs=(OneHot("miles_z", depth=3),), output="pca"),

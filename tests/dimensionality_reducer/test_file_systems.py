@@ -119,6 +119,12 @@ def bucket() -> Iterator[str]:
 
         SUPPORTED_SCHEMES = [f"{SCHEME}://"]  # noqa: RUF012
 
+        @staticmethod
+        def listdir(path: str) -> list[str]:
+            """Returns the names with a slash behind folders, as those of Google Cloud Storage have."""
+            names = tf.io.gfile.listdir(path)
+            return [f"{name}/" if tf.io.gfile.isdir(f"{path}/{name}") else name for name in names]
+
     filesystem_registry.DEFAULT_FILESYSTEM_REGISTRY.register(RamFilesystem, priority=0)
     address = f"{SCHEME}://bucket"
     tf.io.gfile.makedirs(address)

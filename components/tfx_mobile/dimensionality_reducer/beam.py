@@ -1,7 +1,8 @@
 """The two passes over the rows: gather statistics, write reduced rows. Batches only, never single rows."""
 
+import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -57,8 +58,10 @@ class FitFn(beam.CombineFn):
         """Adds the rows of one batch."""
         label_key = self._config.label_key
         labels = read_labels(batch, label_key, is_text=self._layout.label_is_text) if label_key else None
-        for reduction, statistics in zip(self._config.reductions, accumulator, strict=True):
-            statistics.add(read_rows(batch, reduction, self._layout), labels)
+        inputs = [read_rows(batch, one, self._layout) for one in self._config.reductions]
+        keep = kept_rows(self._config, inputs)
+        for rows, statistics in zip(inputs, accumulator, strict=True):
+            statistics.add(rows, labels, keep)
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[list[Statistics]]) -> list[Statistics]:
@@ -81,36 +84,60 @@ class SplitCounts:
     Attributes:
       num_rows: Rows read.
       num_dropped: Rows left out because of NaN or infinity.
-      num_imputed: Values that the mean stands in for.
+      imputed: By column, values that the mean stands in for.
       refused: By column, values that are NaN or infinite and that the settings do not provide for.
     """
 
     num_rows: int = 0
     num_dropped: int = 0
-    num_imputed: int = 0
+    imputed: Mapping[str, int] = dataclasses.field(default_factory=dict)
     refused: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_imputed(self) -> int:
+        """How many values the mean stands in for."""
+        return sum(self.imputed.values())
 
     @classmethod
     def total(cls, parts: Iterable["SplitCounts"]) -> "SplitCounts":
         """Returns the sums."""
-        found = cls()
+        num_rows, num_dropped = 0, 0
+        imputed: collections.Counter[str] = collections.Counter()
+        refused: collections.Counter[str] = collections.Counter()
         for part in parts:
-            names = {*found.refused, *part.refused}
-            found = cls(
-                found.num_rows + part.num_rows,
-                found.num_dropped + part.num_dropped,
-                found.num_imputed + part.num_imputed,
-                {name: found.refused.get(name, 0) + part.refused.get(name, 0) for name in sorted(names)},
-            )
-        return found
+            num_rows += part.num_rows
+            num_dropped += part.num_dropped
+            imputed.update(part.imputed)
+            refused.update(part.refused)
+        return cls(num_rows, num_dropped, dict(imputed), dict(refused))
 
     def check(self, split: str) -> None:
-        """Raises DataError if the split has no rows or values that were not provided for."""
+        """Raises DataError if nothing is left of the split or it has values that were not provided for."""
         if not self.num_rows:
             raise DataError(
                 f"Split '{split}' must have rows; got none. Leave it out of the Examples or fill it."
             )
         refuse_not_finite(dict(self.refused), self.num_rows, split)
+        if self.num_dropped == self.num_rows:
+            raise DataError(
+                f"Split '{split}' must keep rows; all {self.num_rows} have NaN or infinity and are dropped "
+                "(NotFinite.DROP_ROWS). Clean them in preprocessing_fn or use NotFinite.IMPUTE_MEAN."
+            )
+
+
+def kept_rows(config: ReducerConfig, inputs: Sequence[Rows]) -> npt.NDArray[np.bool_]:
+    """Returns which rows no reduction drops, shape (n,).
+
+    Args:
+      config: The reductions.
+      inputs: The rows of each.
+    """
+    keep = np.ones(inputs[0].num_rows, bool)
+    for reduction, rows in zip(config.reductions, inputs, strict=True):
+        if reduction.not_finite is NotFinite.DROP_ROWS and not rows.all_finite():
+            found = rows.not_finite()
+            keep &= ~(found.in_numbers | found.in_counts)
+    return keep
 
 
 class ReduceBatches(beam.DoFn):
@@ -121,27 +148,29 @@ class ReduceBatches(beam.DoFn):
 
     def process(self, batch: pa.RecordBatch) -> Iterable[Any]:
         """Yields the batch reduced, and its counts with the tag COUNTS."""
-        num_rows, keep = batch.num_rows, np.ones(batch.num_rows, bool)
-        outputs, num_imputed = {}, 0
+        num_rows = batch.num_rows
+        inputs = [read_rows(batch, one, self._layout) for one in self._config.reductions]
+        keep = kept_rows(self._config, inputs)
+        if not keep.all():
+            batch, inputs = batch.filter(pa.array(keep)), [rows.take(keep) for rows in inputs]
+        outputs: dict[str, npt.NDArray[np.float32]] = {}
+        imputed: dict[str, int] = {}
         bad: dict[str, int] = {}
-        for reduction in self._config.reductions:
-            rows, fitted = read_rows(batch, reduction, self._layout), self._fitted[reduction.output]
+        for reduction, rows in zip(self._config.reductions, inputs, strict=True):
+            fitted = self._fitted[reduction.output]
             if not rows.all_finite():
-                found = rows.not_finite()
-                bad |= refused(reduction, fitted.columns, found.sum(axis=0), rows.num_numbers)
-                if reduction.not_finite is NotFinite.DROP_ROWS:
-                    keep &= ~found.any(axis=1)
-                elif reduction.not_finite is NotFinite.IMPUTE_MEAN:
-                    num_imputed += int(found[:, : rows.num_numbers].sum())
+                counts = dict(zip(fitted.columns, rows.not_finite().by_column.tolist(), strict=True))
+                bad |= refused(reduction, counts, rows.num_numbers)
+                imputed |= {name: count for name, count in counts.items() if count and name not in bad}
             with np.errstate(invalid="ignore", over="ignore"):
                 outputs[reduction.output] = fitted.apply(rows)
-        yield beam.pvalue.TaggedOutput(COUNTS, SplitCounts(num_rows, int((~keep).sum()), num_imputed, bad))
+        counted = SplitCounts(num_rows, int((~keep).sum()), imputed, bad)
+        yield beam.pvalue.TaggedOutput(COUNTS, counted)
         dropped = self._config.dropped_features()
         names = [name for name in batch.schema.names if name not in dropped]
         arrays = [batch.column(batch.schema.get_field_index(name)) for name in names]
         arrays += [_list_array(values) for values in outputs.values()]
-        reduced = pa.RecordBatch.from_arrays(arrays, [*names, *outputs])
-        yield reduced if keep.all() else reduced.filter(pa.array(keep))
+        yield pa.RecordBatch.from_arrays(arrays, [*names, *outputs])
 
 
 def _list_array(values: npt.NDArray[np.float32]) -> pa.ListArray:

@@ -64,8 +64,9 @@ class OneHot(Settings):
 
     Attributes:
       feature: A transformed int64 feature: one index a row, several, or a varying number (multivalent).
-      depth: Length of the vector. By default that of `vocabulary`, or else the feature's largest value by
-        Transform's schema (which `tft.compute_and_apply_vocabulary` and `tft.bucketize` write).
+      depth: Length of the vector. By default as many as the feature has values by Transform's schema (which
+        `tft.compute_and_apply_vocabulary` and `tft.bucketize` write, those of words that are not in the
+        vocabulary included) or `vocabulary` has words, whichever is more.
       vocabulary: Name of the TFT vocabulary the indices are of; its words name the columns in the report.
       weights: A feature with one number for each index, such as the second output of `tft.tfidf`; 1 each
         by default.
@@ -157,7 +158,8 @@ class Reduction(Settings):
           words: The vocabulary of one-hot inputs, where it is known.
 
         Returns:
-          `name`, or `name[i]` where a feature has several values, and `name=word` of a one-hot one.
+          `name`, or `name[i]` where a feature has several values; `name=word` of a one-hot one, or
+          `name*weights=word`. No two are alike: what comes again has its position added.
         """
         numbers = [
             name if widths[name] == 1 else f"{name}[{i}]"
@@ -167,8 +169,9 @@ class Reduction(Settings):
         indices = []
         for one in self.one_hot:
             known = (words or {}).get(one, ())
-            indices += [f"{one.feature}={known[i] if i < len(known) else i}" for i in range(widths[one])]
-        return [*numbers, *indices]
+            name = f"{one.feature}*{one.weights}" if one.weights else one.feature
+            indices += [f"{name}={known[i] if i < len(known) else i}" for i in range(widths[one])]
+        return _unlike([*numbers, *indices])
 
     def _check_components(self, wanted: object) -> None:
         _check_count(f"{self.name}.n_components", wanted)
@@ -575,6 +578,16 @@ class ReducerConfig(Settings):
         """Returns the input features that do not pass through."""
         kept = {name for reduction in self.reductions if reduction.keep_inputs for name in reduction.features}
         return self.input_features() - kept
+
+
+def _unlike(names: list[str]) -> list[str]:
+    """Returns the names, each with its position added if it has come before."""
+    found: dict[str, None] = {}
+    for i, name in enumerate(names):
+        while name in found:
+            name = f"{name} #{i}"
+        found[name] = None
+    return list(found)
 
 
 def _is_count(value: object) -> bool:

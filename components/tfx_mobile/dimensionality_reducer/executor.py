@@ -18,6 +18,7 @@ from tfx.types import artifact_utils
 from tfx_mobile.common import beam_examples, embedding, jsonable
 from tfx_mobile.common.artifacts import split_pattern
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.tft_graph import TransformFunction
 from tfx_mobile.dimensionality_reducer import beam as reducer_beam
 from tfx_mobile.dimensionality_reducer import core, page, report, transform_graph
 from tfx_mobile.dimensionality_reducer.config import ReducerConfig
@@ -44,8 +45,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         graph_uri = artifact_utils.get_single_uri(input_dict["transform_graph"])
         output = tft.TFTransformOutput(graph_uri)
         layout = transform_graph.input_layout(output, config)
+        original = TransformFunction(output)
         schema = output.transformed_metadata.schema
-        _check_payload(examples)
+        _check_examples(examples)
 
         for reduction in config.reductions:
             check_width(reduction, reduction.width(layout.widths))
@@ -61,7 +63,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             for reduction in config.reductions
         }
         reduced = artifact_utils.get_single_instance(output_dict["reduced_examples"])
-        _describe(reduced, like=examples[0])
+        _describe(reduced, like=max(examples, key=lambda artifact: artifact.span))
         try:
             counts = self._reduce(examples, reduced, schema, config, fitted, layout)
             for split, found in counts.items():
@@ -71,6 +73,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 fileio.rmtree(reduced.uri)  # a refused run leaves nothing
             raise
         transform_graph.write(
+            original,
             graph_uri,
             artifact_utils.get_single_uri(output_dict["reduced_transform_graph"]),
             config,
@@ -173,11 +176,17 @@ def _describe(reduced: types.Artifact, *, like: types.Artifact) -> None:
     examples_utils.set_file_format(reduced, _FILE_FORMAT)
 
 
-def _check_payload(examples: list[types.Artifact]) -> None:
-    for artifact in examples:
+def _check_examples(examples: list[types.Artifact]) -> None:
+    splits = [artifact_utils.decode_split_names(artifact.split_names) for artifact in examples]
+    for artifact, names in zip(examples, splits, strict=True):
         payload = examples_utils.get_payload_format(artifact)
         if payload != example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE:
             raise DataError(
                 "Examples must be tf.Examples, as Transform writes them; got "
                 f"{example_gen_pb2.PayloadFormat.Name(payload)} in {artifact.uri}."
+            )
+        if set(names) != set(splits[0]):
+            raise DataError(
+                f"Examples that are reduced together must have the same splits; got {', '.join(splits[0])} "
+                f"in {examples[0].uri} and {', '.join(names)} in {artifact.uri}."
             )

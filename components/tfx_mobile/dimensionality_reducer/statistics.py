@@ -4,13 +4,14 @@ Each method says what it needs (`needs`); `Statistics` holds just that, adds bat
 """
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer.checks import check
 from tfx_mobile.dimensionality_reducer.class_means import ClassMeans
 from tfx_mobile.dimensionality_reducer.config import (
     LDA,
@@ -29,14 +30,13 @@ from tfx_mobile.dimensionality_reducer.config import (
     TruncatedSVD,
     VarianceThreshold,
 )
-from tfx_mobile.dimensionality_reducer.histograms import Histograms, num_bins
+from tfx_mobile.dimensionality_reducer.histograms import Histograms
 from tfx_mobile.dimensionality_reducer.moments import FloatArray, Moments, RunningMoments
 from tfx_mobile.dimensionality_reducer.rows import NotFiniteValues, Rows
 from tfx_mobile.dimensionality_reducer.sample import Sample
 
 REPORT_ROWS = 2000  # rows of the report's two-dimensional projection
 TRAIN_SPLIT = "train"
-_MAX_PAIRS = 4 * 2**30 // 8  # of float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,7 @@ class Statistics:
     """The statistics of one reduction, gathered batch by batch.
 
     Attributes:
+      num_numbers: How many columns are numbers, not one-hot.
       num_rows: Rows that were seen.
       not_finite: Shape (d,), how many values of each column were NaN or infinite.
       num_bad_rows: Rows with such a value.
@@ -108,13 +109,14 @@ class Statistics:
         to know and nothing is imputed.
       classes: Of the rows that count; None if the method does not need them.
       histograms: Likewise.
+      label_is_text: Whether the label is a string.
     """
 
     def __init__(self, reduction: Reduction, num_numbers: int, width: int) -> None:
         self._reduction = reduction
         self._needs = needs(reduction)
-        self._num_numbers = num_numbers
-        check_width(reduction, width)
+        self.num_numbers = num_numbers
+        check(reduction, width, num_numbers=num_numbers)
         nothing = Rows.of(np.zeros((0, num_numbers)), np.zeros((0, width - num_numbers)))
         self.num_rows = 0
         self.num_bad_rows = 0
@@ -123,7 +125,7 @@ class Statistics:
         self.not_finite = np.zeros(width, np.int64)
         num_counts = width - num_numbers
         self._moments = RunningMoments(num_numbers, num_counts) if self._needs.moments else None
-        self._label_is_text = False
+        self.label_is_text = False
         self._label_moments = RunningMoments(1 + num_numbers, num_counts) if self._needs.label else None
         self._num_finite = np.zeros(num_numbers, np.int64)
         self.means = np.zeros(num_numbers)
@@ -178,8 +180,8 @@ class Statistics:
             self.histograms.add(rows, labels)
         if self._moments is not None:
             self._moments.add(rows.numbers, rows.counts)
-        self._label_is_text |= labels.dtype == object
-        if self._label_moments is not None and not self._label_is_text:
+        self.label_is_text |= labels.dtype == object
+        if self._label_moments is not None and not self.label_is_text:
             self._label_moments.add(np.column_stack([labels, rows.numbers]), rows.counts)
 
     def _count_not_finite(self, rows: Rows) -> NotFiniteValues:
@@ -202,7 +204,7 @@ class Statistics:
             self._moments.merge(other._moments)
         if self._label_moments is not None and other._label_moments is not None:
             self._label_moments.merge(other._label_moments)
-        self._label_is_text |= other._label_is_text
+        self.label_is_text |= other.label_is_text
         self._merge_means(other._num_finite, other.means)
         if self.classes is not None and other.classes is not None:
             self.classes = self.classes.merge(other.classes)
@@ -246,8 +248,11 @@ class Statistics:
         """
         if not self.num_rows:
             raise DataError(f"{self._reduction.name} needs rows in split '{TRAIN_SPLIT}'; got none.")
+        by_column = dict(zip(columns, self.not_finite.tolist(), strict=True))
         refuse_not_finite(
-            refused(self._reduction, columns, self.not_finite, self._num_numbers), self.num_rows, TRAIN_SPLIT
+            refused(self._reduction, by_column, self.num_numbers),
+            self.num_rows,
+            TRAIN_SPLIT,
         )
         if self.fill is not None and not self._num_finite.all():
             raise DataError(
@@ -255,50 +260,41 @@ class Statistics:
                 f"'{TRAIN_SPLIT}', so that its mean can stand in for the others; got none in {self.num_rows} "
                 "rows. Leave it out of the inputs."
             )
-        if self._needs.label and self._label_is_text:
-            raise DataError(
-                f"{self._reduction.name} needs a label that is a number; {label_key!r} is text. Make a "
-                "number of it in preprocessing_fn."
-            )
         if self.labels_not_finite:
             raise DataError(
                 f"Label {label_key!r} must be finite; got {self.labels_not_finite} NaN or infinite of "
                 f"{self.num_rows} rows in split '{TRAIN_SPLIT}'. Clean it in preprocessing_fn."
             )
+        if not self.num_kept:
+            raise DataError(
+                f"{self._reduction.name} needs rows in split '{TRAIN_SPLIT}'; all {self.num_rows} have NaN or "
+                "infinity and are dropped. Clean them in preprocessing_fn, or set NotFinite.IMPUTE_MEAN."
+            )
 
 
 def check_width(reduction: Reduction, width: int) -> None:
-    """Raises DataError if what is gathered of so many columns would not fit in memory.
-
-    Args:
-      reduction: The method.
-      width: Columns of its inputs.
-    """
-    if needs(reduction).histograms:
-        num_bins(width)
-    if (needs(reduction).moments or needs(reduction).label) and width**2 > _MAX_PAIRS:
-        raise DataError(
-            f"{reduction.name} holds a number for each pair of columns, of which {math.isqrt(_MAX_PAIRS)} "
-            f"fit into 4 GiB; got {width}. Use SparseRandomProjection or GaussianRandomProjection, or a "
-            "smaller depth of OneHot."
-        )
+    """Raises DataError if so many columns cannot be what the method was asked for (checks.check)."""
+    check(reduction, width)
 
 
-def refused(
-    reduction: Reduction, columns: list[str], not_finite: npt.NDArray[np.int64], num_numbers: int
-) -> dict[str, int]:
+def refused(reduction: Reduction, counts: Mapping[str, int], num_numbers: int) -> dict[str, int]:
     """Returns, by column, the values that are NaN or infinite and that the settings do not provide for.
 
     Numbers can be imputed; of a one-hot vector there is nothing a mean could stand in for.
+
+    Args:
+      reduction: The method.
+      counts: By column, in order, how many values are NaN or infinite.
+      num_numbers: How many of the columns are numbers.
     """
-    counts = dict(zip(columns, not_finite.tolist(), strict=True))
     match reduction.not_finite:
         case NotFinite.REFUSE:
-            return counts
+            found = list(counts)
         case NotFinite.IMPUTE_MEAN:
-            return {name: counts[name] for name in columns[num_numbers:]}
+            found = list(counts)[num_numbers:]
         case NotFinite.DROP_ROWS:
-            return {}
+            found = []
+    return {name: counts[name] for name in found if counts[name]}
 
 
 def refuse_not_finite(found: dict[str, int], num_rows: int, split: str) -> None:

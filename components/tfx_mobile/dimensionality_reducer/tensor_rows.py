@@ -51,6 +51,22 @@ class _Indices:
         written = tf.math.unsorted_segment_sum(tf.reshape(weights, (-1,)), places, num_rows * width)
         return tf.reshape(written, (-1, width))[:, : self.depth]
 
+    def only(self, chosen: npt.NDArray[np.int64]) -> "_Indices":
+        """Returns the vectors with these columns alone, by rising index."""
+        places = np.full(self.depth + 1, len(chosen), np.int32)
+        places[chosen] = np.arange(len(chosen))
+        return dataclasses.replace(self, indices=tf.gather(places, self.indices), depth=len(chosen))
+
+    def squared_norms(self, scale: Float32Array, num_rows: Any) -> Any:
+        """Returns the squared lengths of the vectors times scale, shape (n, 1)."""
+        if self.rows is not None:  # a row may have an index more than once: the square is of the sum
+            return TensorOps.sum(tf.square(self.dense(num_rows) * scale))
+        sizes = tf.gather(tf.constant(np.append(scale, 0), tf.float32), self.indices)
+        sizes = sizes if self.weights is None else sizes * self.weights
+        are_same = tf.cast(self.indices[:, :, tf.newaxis] == self.indices[:, tf.newaxis, :], tf.float32)
+        products = sizes[:, :, tf.newaxis] * sizes[:, tf.newaxis, :] * are_same
+        return tf.reduce_sum(products, axis=[1, 2])[:, tf.newaxis]
+
     def divide_among(self, shares: Any, matrix: Float32Array, floor: float, num_rows: Any) -> Any:
         """Returns what Rows.divide_among does, without the factor `shares`; shape (n, k)."""
         padded = np.concatenate([matrix.T, np.zeros((1, len(matrix)))])
@@ -126,7 +142,7 @@ class TensorRows:
         for one in self._indices:
             here = chosen[(chosen >= start) & (chosen < start + one.depth)] - start
             if len(here):
-                parts.append(one.matmul(np.eye(one.depth, dtype=np.float32)[:, here], self._num_rows))
+                parts.append(one.only(here).dense(self._num_rows))
             start += one.depth
         return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]
 
@@ -150,9 +166,7 @@ class TensorRows:
             parts.append(TensorOps.sum(scaled * scaled))
         start = self.num_numbers
         for one in self._indices:
-            # A row may have an index more than once: the square is of the sum.
-            scaled = one.dense(self._num_rows) * scale[start : start + one.depth]
-            parts.append(TensorOps.sum(scaled * scaled))
+            parts.append(one.squared_norms(scale[start : start + one.depth], self._num_rows))
             start += one.depth
         return tf.add_n(parts) if len(parts) > 1 else parts[0]
 

@@ -59,8 +59,8 @@ def input_layout(output: tft.TFTransformOutput, config: ReducerConfig) -> InputL
             widths[name] = _numeric_width(name, spec[name])
         for one in reduction.one_hot:
             words[one] = _words(output, one)
-            widths[one] = one.depth or len(words[one]) or _known_depth(output, one)
             _check_indices(one, spec)
+            widths[one] = one.depth or _known_depth(output, one, len(words[one]))
         if reduction.output in spec:
             raise ConfigError(
                 f"Output {reduction.output!r} must be a new feature; the data has one of that name."
@@ -69,16 +69,20 @@ def input_layout(output: tft.TFTransformOutput, config: ReducerConfig) -> InputL
 
 
 def _numeric_width(name: str, spec: Any) -> int:
-    if not isinstance(spec, tf.io.FixedLenFeature) or spec.dtype == tf.string:
-        raise ConfigError(
-            f"Feature {name!r} must be numbers of fixed width; got {spec}. Vocabulary indices go in as "
-            f"OneHot({name!r})."
-        )
-    return int(tf.TensorShape(spec.shape).num_elements())
+    if isinstance(spec, tf.io.FixedLenFeature) and spec.dtype != tf.string:
+        return int(tf.TensorShape(spec.shape).num_elements())
+    if spec.dtype == tf.float32:
+        advice = "Make it dense in preprocessing_fn, for example with tf.sparse.to_dense and a reshape"
+    elif spec.dtype == tf.int64:
+        advice = f"Vocabulary indices go in as OneHot({name!r})"
+    else:
+        advice = "Make indices of it with tft.compute_and_apply_vocabulary"
+    raise ConfigError(f"Feature {name!r} must be numbers of fixed width; got {spec}. {advice}.")
 
 
 def _check_indices(one: OneHot, spec: Mapping[str, Any]) -> None:
-    if spec[one.feature].dtype != tf.int64:
+    kinds = (tf.io.FixedLenFeature, tf.io.VarLenFeature)
+    if not isinstance(spec[one.feature], kinds) or spec[one.feature].dtype != tf.int64:
         raise ConfigError(f"OneHot({one.feature!r}) must be vocabulary indices; got {spec[one.feature]}.")
     if one.weights and (
         type(spec[one.weights]) is not type(spec[one.feature]) or spec[one.weights].dtype != tf.float32
@@ -98,18 +102,19 @@ def _words(output: tft.TFTransformOutput, one: OneHot) -> list[str]:
         raise ConfigError(
             f"OneHot.vocabulary must name a vocabulary of the TransformGraph; got {one.vocabulary!r}."
         ) from error
-    return [word.decode(errors="replace") for word in found]
+    return [word.decode(errors="backslashreplace") for word in found]
 
 
-def _known_depth(output: tft.TFTransformOutput, one: OneHot) -> int:
+def _known_depth(output: tft.TFTransformOutput, one: OneHot, num_words: int) -> int:
+    """Returns how many indices there are: those of words that are not in the vocabulary come behind it."""
     feature = next(f for f in output.transformed_metadata.schema.feature if f.name == one.feature)
-    size = embedding.vocabulary_size(feature)
-    if size is None:
+    depth = max(num_words, embedding.vocabulary_size(feature) or 0)
+    if not depth:
         raise ConfigError(
             f"OneHot({one.feature!r}) must have a depth; Transform's schema does not say how large its "
             "indices get. Give depth or vocabulary."
         )
-    return size
+    return depth
 
 
 def _label_is_text(spec: Mapping[str, Any], config: ReducerConfig) -> bool:
@@ -122,6 +127,7 @@ def _label_is_text(spec: Mapping[str, Any], config: ReducerConfig) -> bool:
 
 
 def write(
+    original: TransformFunction,
     source: str,
     target: str,
     config: ReducerConfig,
@@ -131,22 +137,20 @@ def write(
     """Writes the TransformGraph at `source`, with the reductions added, to `target`.
 
     Args:
+      original: The function of the TransformGraph at `source`.
       source: URI of a TransformGraph artifact.
       target: URI of the one to make.
       config: The reductions.
       fitted: By output name, the fitted reduction.
       widths: By input, its numbers per row.
-
-    Raises:
-      DataError: The graph was exported by TensorFlow 1 (`force_tf_compat_v1`).
     """
-    output = tft.TFTransformOutput(source)
-    module = _compose(output, config, fitted, widths)
-    tf.saved_model.save(module, f"{target}/{tft.TFTransformOutput.TRANSFORM_FN_DIR}")
-    for folder in fileio.listdir(source):
+    for folder in (name.rstrip("/") for name in fileio.listdir(source)):  # buckets put a slash behind folders
         if folder != tft.TFTransformOutput.TRANSFORM_FN_DIR:
             io_utils.copy_dir(f"{source}/{folder}", f"{target}/{folder}")
-    schema = reduced_schema(output.transformed_metadata.schema, config, fitted)
+    module = _compose(original, config, fitted, widths)
+    tf.saved_model.save(module, f"{target}/{tft.TFTransformOutput.TRANSFORM_FN_DIR}")
+    schema = tft.TFTransformOutput(source).transformed_metadata.schema
+    schema = reduced_schema(schema, config, fitted)
     metadata_io.write_metadata(
         dataset_metadata.DatasetMetadata(schema), f"{target}/{tft.TFTransformOutput.TRANSFORMED_METADATA_DIR}"
     )
@@ -170,13 +174,11 @@ def reduced_schema(
 
 
 def _compose(
-    output: tft.TFTransformOutput,
+    original: TransformFunction,
     config: ReducerConfig,
     fitted: Mapping[str, Fitted],
     widths: Mapping[Input, int],
 ) -> tf.Module:
-    original = TransformFunction(output)
-
     @tf.function(input_signature=[original.signature], autograph=False)
     def transform_fn(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         transformed = original.copy_into_graph(features)
