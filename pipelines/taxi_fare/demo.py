@@ -16,6 +16,7 @@ from taxi_fare.data import EVAL_SPLIT, TRAIN_SPLIT, Data
 from taxi_fare.example_gen import FILTERED_FILE
 from tfx_mobile.common import files, jsonable
 from tfx_mobile.common.errors import RegistryError
+from tfx_mobile.dimensionality_reducer.report import PAGE_FILE as REDUCTION_PAGE
 from tfx_mobile.orchestration import local, run_log
 from tfx_mobile.registry.client import Client, Fetched
 from tfx_mobile.registry.store import Registry
@@ -71,7 +72,9 @@ def run(
         others = _baselines(examples, workspace / _BASELINES_FILE)
     _print_comparison(console, found, others)
     report = Path(result.outputs["SizeLatencyEvaluator"]["evaluation"][0].uri) / evaluations.REPORT_FILE
+    reduction = Path(result.outputs["DimensionalityReducer"]["reduction"][0].uri) / REDUCTION_PAGE
     console.print(f"\nReport    {report}", soft_wrap=True)
+    console.print(f"Reduction {reduction}", soft_wrap=True)
     if not found.blessed:
         console.print("Registry  nothing pushed: no candidate passed every gate", style="bold red")
         return 1
