@@ -186,6 +186,8 @@ def test_a_planted_failure_of_a_gate_stops_the_push_and_is_named(taxi_run, argum
     assert gate in said
     assert re.search(rf"fail +{re.escape(gate)}: got [^,]*, margin -", said)
     assert "nothing pushed" in said
+    for page in re.findall(r"^(?:Report|Reduction) +(.*)$", done.stdout, re.MULTILINE):
+        assert Path(page).stat().st_size > 1_000_000  # plotly is in it
     assert contents(taxi_run.registry) == before
 
 
