@@ -213,9 +213,23 @@ class TestRead:
         assert [len(b) for b in beam_examples._batches([records[:3], records[3:]], 4)] == [4] * 5
 
     def test_no_file_is_refused_when_the_pipeline_is_built(self, tmp_path: Path) -> None:
+        import apache_beam as beam
+
+        from tfx_mobile.common import beam_examples
+
         message = f"Examples must have at least one file; got none at {tmp_path}/*.gz, {tmp_path}/b."
+        pipeline = beam.Pipeline(argv=RUNNER)  # never runs
         with pytest.raises(DataError, match=re.escape(message)):
-            read(tmp_path / "*.gz", tmp_path / "b")
+            _ = pipeline | beam_examples.ReadBatches([f"{tmp_path}/*.gz", f"{tmp_path}/b"])
+
+    def test_a_pattern_without_files_is_no_mistake_where_another_has_some(self, tmp_path: Path) -> None:
+        write(tmp_path / "rows.gz", [row(1)])
+        assert counts(read(tmp_path / "*.gz", tmp_path / "b*", schema=schema_of())) == [1]
+
+    def test_a_file_that_two_patterns_match_is_read_once(self, tmp_path: Path) -> None:
+        write(tmp_path / "rows.gz", [row(1), row(2)])
+        found = read(tmp_path / "rows.gz", tmp_path / "*", tmp_path / "rows.gz", schema=schema_of())
+        assert counts(found) == [1, 2]
 
     @pytest.mark.parametrize("has_schema", [True, False])
     def test_a_row_that_is_no_example_is_refused_with_its_file(

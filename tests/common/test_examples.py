@@ -107,6 +107,58 @@ def test_a_row_of_another_width_is_refused(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("missing", [[], [1], [0, 3]])
+@pytest.mark.parametrize("begin", [0, 1, 2])
+def test_part_of_a_batch_has_its_own_rows(missing: list[int], begin: int) -> None:
+    import pyarrow as pa
+
+    from tfx_mobile.common import examples
+
+    rows = [None if i in missing else [float(i), -float(i)] for i in range(4)]
+    batch = pa.RecordBatch.from_arrays([pa.array(rows, pa.large_list(pa.float32()))], ["x"])
+    found = examples.to_columns(batch.slice(begin, 2), {"x": (np.float32, (2, 1))})["x"]
+    wanted = [row or [0.0, 0.0] for row in rows[begin : begin + 2]]
+    assert found.tolist() == [[[value] for value in row] for row in wanted]
+
+
+def test_what_a_missing_row_spans_is_not_read() -> None:
+    import pyarrow as pa
+
+    from tfx_mobile.common import examples
+
+    offsets = pa.array([0, 1, 3, 4], pa.int32()).buffers()[1]
+    values = pa.array([1.0, 7.0, 7.0, 4.0], pa.float32())
+    column = pa.Array.from_buffers(
+        pa.list_(pa.float32()), 3, [pa.py_buffer(bytes([0b101])), offsets], children=[values]
+    )
+    assert column.to_pylist() == [[1.0], None, [4.0]]
+    batch = pa.RecordBatch.from_arrays([column], ["x"])
+    assert examples.to_columns(batch, {"x": (np.float32, ())})["x"].tolist() == [1.0, 0.0, 4.0]
+
+
+@pytest.mark.parametrize("rows", [[[1.0], [2.0]], [[1.0], None]])
+def test_columns_may_be_written_to_and_leave_the_batch_as_it_is(rows: list[Any]) -> None:
+    import pyarrow as pa
+
+    from tfx_mobile.common import examples
+
+    batch = pa.RecordBatch.from_arrays([pa.array(rows, pa.large_list(pa.float32()))], ["x"])
+    examples.to_columns(batch, {"x": (np.float32, ONE)})["x"][:] = 9
+    assert batch.to_pydict() == {"x": rows}
+
+
+@pytest.mark.parametrize("values", [[[1.0], [1.0, 2.0]], [[1.0, 2.0], [1.0]], [[1.0], None]])
+def test_rows_that_differ_in_width_are_refused_wherever_they_are(values: list[Any]) -> None:
+    import pyarrow as pa
+
+    from tfx_mobile.common import examples
+
+    batch = pa.RecordBatch.from_arrays([pa.array(values, pa.list_(pa.float32()))], ["x"])
+    message = "Feature 'x' must have 2 values in each row; got rows with 1."
+    with pytest.raises(DataError, match=re.escape(message)):
+        examples.to_columns(batch, {"x": (np.float32, (2,))})
+
+
 @pytest.mark.parametrize(
     ("values", "dtype", "message"),
     [

@@ -1,5 +1,6 @@
 """Reading tf.Examples as columns, in batches. Does not know which model they feed."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,21 +56,27 @@ def to_columns(batch: pa.RecordBatch, features: Mapping[str, tuple[Any, tuple[in
 
 def _dense(batch: pa.RecordBatch, name: str, dtype: Any, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
     is_string = np.dtype(dtype).kind in "SUO"
-    width = int(np.prod(row_shape, dtype=int))
+    width = math.prod(row_shape)
     filler: Any = b"" if is_string else 0
-    dense = np.full((batch.num_rows, width), filler, dtype=object if is_string else dtype)
+    kind: Any = object if is_string else dtype
     position = batch.schema.get_field_index(name)
-    if position >= 0 and not pa.types.is_null(batch.column(position).type):
-        column = batch.column(position)
+    if position < 0 or pa.types.is_null(batch.column(position).type):
+        return np.full((batch.num_rows, *row_shape), filler, dtype=kind)
+    column = batch.column(position)
+    if column.null_count:
         lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        if wrong := sorted(set(np.unique(lengths).tolist()) - {0, width}):
-            raise DataError(
-                f"Feature {name!r} must have {width} values in each row; got rows with {wrong[0]}."
-            )
-        flat = column.flatten()
-        if is_string != (pa.types.is_binary(flat.type) or pa.types.is_large_binary(flat.type)):
-            raise DataError(
-                f"Feature {name!r} must be {'strings' if is_string else 'numbers'}; got {flat.type}."
-            )
-        dense[lengths == width] = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
-    return dense.reshape(batch.num_rows, *row_shape)
+    else:
+        lengths = np.diff(column.offsets.to_numpy())  # a tenth of the time
+    is_full = lengths == width
+    all_full = bool(is_full.all())
+    if not all_full and (wrong := sorted(set(np.unique(lengths).tolist()) - {0, width})):
+        raise DataError(f"Feature {name!r} must have {width} values in each row; got rows with {wrong[0]}.")
+    flat = column.flatten()
+    if is_string != (pa.types.is_binary(flat.type) or pa.types.is_large_binary(flat.type)):
+        raise DataError(f"Feature {name!r} must be {'strings' if is_string else 'numbers'}; got {flat.type}.")
+    values: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False).astype(kind)
+    if all_full:
+        return values.reshape(batch.num_rows, *row_shape)
+    dense = np.full((batch.num_rows, *row_shape), filler, dtype=kind)
+    dense[is_full] = values.reshape(is_full.sum(), *row_shape)
+    return dense

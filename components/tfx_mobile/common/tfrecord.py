@@ -138,8 +138,8 @@ def _alike(data: bytes, position: int, size: int, most: int) -> tuple[list[bytes
     has_header = (framed[:, :_HEADER_BYTES] == framed[0, :_HEADER_BYTES]).all(axis=1)
     framed = framed[: most if has_header.all() else int(has_header.argmin())]
     stop = size - _CHECKSUM.size
-    contents = np.ascontiguousarray(framed[:, _HEADER_BYTES:stop]).view(f"V{stop - _HEADER_BYTES}")
-    records: list[bytes] = contents.ravel().tolist()
+    begins = range(position, position + size * len(framed), size)
+    records = [data[begin + _HEADER_BYTES : begin + stop] for begin in begins]
     crc = np.fromiter(map(google_crc32c.value, records), np.uint32, len(records))
     stored = np.ascontiguousarray(framed[:, stop:]).view("<u4").ravel()
     is_wrong = stored != _mask(crc)
