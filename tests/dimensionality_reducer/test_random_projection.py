@@ -148,7 +148,10 @@ class TestSize:
 
     @BOTH
     def test_no_row_left_is_refused(self, method: Any) -> None:
-        message = f"{method.__name__} needs at least 1 row in split 'train'; got 0."
+        message = (
+            f"{method.__name__} needs rows in split 'train'; all 2 have NaN or infinity and are dropped. "
+            "Clean them in preprocessing_fn, or set NotFinite.IMPUTE_MEAN."
+        )
         with pytest.raises(DataError, match=re.escape(message)):
             fit(settings_of(method, 1, not_finite=NotFinite.DROP_ROWS), [[NAN], [NAN]])
 

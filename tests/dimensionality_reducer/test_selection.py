@@ -146,7 +146,7 @@ class TestVarianceThreshold:
         assert (fitted.num_rows, fitted.kept) == (2, ("x1",))
 
     def test_no_row_left_is_refused(self) -> None:
-        message = "VarianceThreshold needs at least 1 row in split 'train'; got 0."
+        message = "VarianceThreshold needs rows in split 'train'; all 2 have NaN or infinity and are dropped."
         with pytest.raises(DataError, match=re.escape(message)):
             fit(variance(not_finite=NotFinite.DROP_ROWS), [[NAN], [NAN]])
 
@@ -216,7 +216,7 @@ class TestCorrelationFilter:
         assert fitted.scores["x2"] == pytest.approx(abs(np.corrcoef(rows.T - 1e6)[0, 2]), rel=1e-9)
 
     def test_constant_columns_only_are_refused(self) -> None:
-        message = "CorrelationFilter needs a column that varies; x0, x1 are constant in 'train'."
+        message = "CorrelationFilter needs a column that varies; x0 and x1 are constant in split 'train'."
         with pytest.raises(DataError, match=re.escape(message)):
             fit(correlation(), [[1, 2], [1, 2]])
 
@@ -315,8 +315,8 @@ class TestFTests:
     @pytest.mark.parametrize("score", list(Score))
     def test_columns_that_tell_nothing_are_refused(self, score: Score) -> None:
         message = (
-            f"SelectKBest needs a column that tells something about 'label'; by {score.value} none of x0, "
-            "x1 does in 'train'. Take other columns, or another score."
+            f"SelectKBest needs a column that tells something about 'label'; by {score.value} x0 and x1 "
+            "do not in split 'train'. Take other columns, or another score."
         )
         with pytest.raises(DataError, match=re.escape(message)):
             fit(best(1, score), np.full((40, 2), 0.1), np.arange(40) % 2)

@@ -6,6 +6,7 @@ Statistics in, arrays out. Does not read rows (beam.py) and does not know Tensor
 import dataclasses
 
 from tfx_mobile.dimensionality_reducer import linear, random_projection, sampled, selection, supervised
+from tfx_mobile.dimensionality_reducer.checks import check
 from tfx_mobile.dimensionality_reducer.config import (
     LDA,
     NMF,
@@ -41,6 +42,13 @@ def fit(reduction: Reduction, statistics: Statistics, columns: list[str], label_
     Raises:
       DataError: The method cannot be fitted to these rows; the message says why and what to do.
     """
+    check(
+        reduction,
+        len(columns),
+        num_numbers=statistics.num_numbers,
+        label_is_text=statistics.label_is_text,
+        label_key=label_key,
+    )
     statistics.check(columns, label_key)
     found = _fit(reduction, statistics, columns, label_key)
     return found if found.fill is not None else dataclasses.replace(found, fill=statistics.fill)

@@ -12,6 +12,7 @@ from scipy import linalg
 from scipy.linalg import lapack
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer.checks import check_rows, subject
 from tfx_mobile.dimensionality_reducer.config import PCA, ComponentRule, TruncatedSVD
 from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
 from tfx_mobile.dimensionality_reducer.moments import Moments
@@ -46,15 +47,13 @@ def fit_pca(moments: Moments, config: PCA, columns: list[str]) -> Fitted:
       columns: Names of the d columns.
 
     Raises:
-      DataError: There are fewer than two rows, every column is constant, or more components are asked for
-        than there are columns.
+      DataError: There are fewer than two rows, or every column is constant.
     """
-    _check_rows(moments, "PCA", 2)
-    _check_width("PCA", config.n_components, len(columns))
+    check_rows("PCA", moments.count, 2)
     deviation = np.sqrt(moments.covariance().diagonal())
     num_varying = int((deviation > 0).sum())
     if not num_varying:
-        raise DataError(f"PCA needs a feature that varies; {', '.join(columns)} are constant in 'train'.")
+        raise DataError(f"PCA needs a feature that varies; {subject(columns)} constant in split 'train'.")
     scale = np.where(deviation > 0, 1.0, 0.0) if config.standardise else deviation
     found = _spectrum(_correlation(moments), scale, None, config.n_components)
     kept, notes = _keep(found.values, found.total, config.n_components, moments.count, num_varying)
@@ -87,15 +86,13 @@ def fit_truncated_svd(moments: Moments, config: TruncatedSVD, columns: list[str]
       columns: Names of the d columns.
 
     Raises:
-      DataError: There are no rows, all values are zero, or more components are asked for than there are
-        columns.
+      DataError: There are no rows, or all values are zero.
     """
-    _check_rows(moments, "TruncatedSVD", 1)
-    _check_width("TruncatedSVD", config.n_components, len(columns))
+    check_rows("TruncatedSVD", moments.count, 1)
     deviation = np.sqrt(moments.cross.diagonal() / moments.count)
     if not deviation.any() and not moments.mean.any():
         raise DataError(
-            f"TruncatedSVD needs a value that is not zero; {', '.join(columns)} are all 0 in 'train'."
+            f"TruncatedSVD needs a value that is not zero; {subject(columns)} all 0 in split 'train'."
         )
     correlation = _correlation(moments)
     found = _spectrum(correlation, deviation, moments.mean, config.n_components)
@@ -338,17 +335,3 @@ def _eigenvalues_of_noise(draw: np.random.Generator, num_rows: int, num_columns:
     small = rows.T if rows.shape[1] < num_columns else rows
     values = np.linalg.eigvalsh(small @ small.T)[::-1].clip(0)
     return np.concatenate([values, np.zeros(num_columns - len(values))])
-
-
-def _check_rows(moments: Moments, method: str, least: int) -> None:
-    if moments.count < least:
-        raise DataError(
-            f"{method} needs at least {least} row{'s' * (least > 1)} in split 'train'; got {moments.count}."
-        )
-
-
-def _check_width(method: str, wanted: object, width: int) -> None:
-    if isinstance(wanted, int) and wanted > width:
-        raise DataError(
-            f"{method}.n_components must be at most {width}, the width of its inputs; got {wanted}."
-        )

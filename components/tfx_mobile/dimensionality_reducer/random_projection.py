@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import special
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer.checks import check_projection, check_rows
 from tfx_mobile.dimensionality_reducer.config import GaussianRandomProjection, SparseRandomProjection
 from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
 
@@ -36,12 +37,11 @@ def fit_random_projection(
       columns: Names of the d columns.
 
     Raises:
-      DataError: There are no rows, or more directions are asked for, or needed by the lemma, than there are
-        columns.
+      DataError: There are no rows, or the lemma needs more directions than there are columns or than fit into
+        memory.
     """
     width, wanted = len(columns), config.n_components
-    if not num_rows:
-        raise DataError(f"{config.name} needs at least 1 row in split 'train'; got 0.")
+    check_rows(config.name, num_rows, 1)
     notes: tuple[str, ...] = ()
     if wanted is None:
         wanted = johnson_lindenstrauss(num_rows, config.eps)
@@ -55,10 +55,7 @@ def fit_random_projection(
             f"{wanted} directions keep the squared distances of {num_rows} rows to {config.eps:g} "
             "(Johnson-Lindenstrauss).",
         )
-    elif wanted > width:
-        raise DataError(
-            f"{config.name}.n_components must be at most {width}, the width of its inputs; got {wanted}."
-        )
+    check_projection(config, width, wanted)
     if isinstance(config, GaussianRandomProjection):
         matrix = gaussian_matrix(config.seed, width, wanted)
     else:

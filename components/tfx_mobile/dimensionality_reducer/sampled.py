@@ -18,6 +18,7 @@ from sklearn import decomposition
 from sklearn.exceptions import ConvergenceWarning
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer.checks import subject
 from tfx_mobile.dimensionality_reducer.config import (
     NMF,
     FastICA,
@@ -76,12 +77,12 @@ def fit_fast_ica(statistics: Statistics, config: FastICA, columns: list[str]) ->
       columns: Names of the d columns.
 
     Raises:
-      DataError: More components are asked for than the sample has dimensions.
+      DataError: Every column is constant, or more components are asked for than the sample has dimensions.
     """
     sample = _different(statistics, config, columns)
-    _check_width(config, columns)
     dense = _repeated(statistics, config).dense().astype(np.float64)
     deviations = dense.std(axis=0) * _varies(dense)
+    _check_varies(config, deviations > 0, columns)
     standardised = (dense - dense.mean(axis=0)) * _inverse(deviations)
     _check_rank(config, np.linalg.svd(standardised, compute_uv=False) ** 2)
     ica = decomposition.FastICA(
@@ -116,17 +117,15 @@ def fit_sparse_pca(statistics: Statistics, config: SparsePCA, columns: list[str]
       columns: Names of the d columns.
 
     Raises:
-      DataError: More components are asked for than there are columns, every column is constant, or `alpha`
-        leaves no loading.
+      DataError: Every column is constant, or `alpha` leaves no loading.
     """
     sample = _different(statistics, config, columns)
-    _check_width(config, columns)
     dense = sample.rows.dense().astype(np.float64)
     mean, deviations = _mean_and_deviations(dense, sample.occurrences)
+    _check_varies(config, deviations > 0, columns)
     scale = _inverse(deviations) if config.standardise else _varies(dense).astype(np.float64)
     centred = (dense - mean) * scale
     covariance = (centred * sample.occurrences[:, None]).T @ centred / (sample.occurrences.sum() - 1)
-    _check_varies(config, covariance, columns)
     # The fit depends on the rows through their cross-products only, so rows of a root of the covariance do
     # as well, and are fewer; each once with either sign, so that centring does not change them.
     variances, vectors = np.linalg.eigh(covariance)
@@ -179,11 +178,13 @@ def fit_kernel_pca(statistics: Statistics, config: KernelPCA, columns: list[str]
       columns: Names of the d columns.
 
     Raises:
-      DataError: More components are asked for than the landmarks have in this kernel.
+      DataError: Every column is constant, or more components are asked for than the landmarks have in this
+        kernel.
     """
     sample = _different(statistics, config, columns)
     dense = sample.rows.dense().astype(np.float64)
     mean, deviations = _mean_and_deviations(dense, sample.occurrences)
+    _check_varies(config, deviations > 0, columns)
     scale = _inverse(deviations) if config.standardise else np.ones(len(columns))
     num_landmarks = min(config.num_landmarks, len(dense))
     if num_landmarks < config.num_landmarks:
@@ -199,7 +200,6 @@ def fit_kernel_pca(statistics: Statistics, config: KernelPCA, columns: list[str]
     kernel = np.exp(-gamma * distance.cdist(landmarks, landmarks, "sqeuclidean"))
     mean_kernel = shares @ kernel
     centred = kernel - mean_kernel - mean_kernel[:, None] + mean_kernel @ shares
-    roots = np.sqrt(shares)
     # A landmark that stands for n rows counts as n (its share of the rows): the components are those of the
     # kernel of all these rows, from a matrix no larger than that of the landmarks.
     roots = np.sqrt(shares)
@@ -233,22 +233,21 @@ def fit_nmf(statistics: Statistics, config: NMF, columns: list[str]) -> Fitted:
       columns: Names of the d columns.
 
     Raises:
-      DataError: A number is negative in any row, all are 0, or there are fewer columns or different rows
-        than parts.
+      DataError: A number is negative in any row, all are 0, or there are fewer different rows than parts.
     """
     _check_not_negative(statistics, config, columns)
     sample = _different(statistics, config, columns)
-    _check_width(config, columns)
-    if config.n_components > sample.rows.num_rows:
-        raise DataError(
-            f"NMF.n_components must be at most {sample.rows.num_rows}, the number of different rows in split "
-            f"'{TRAIN_SPLIT}'; got {config.n_components}."
-        )
     # A row that stands for n rows counts as n where it is the square root of n times as long.
     weights = np.sqrt(sample.occurrences / sample.occurrences.mean())
     rows = sparse.diags(weights) @ _sparse(sample.rows)
     total = float(rows.power(2).sum())
     _check_not_zero(config, total, columns)
+    if config.n_components > sample.rows.num_rows:
+        _check_varies(config, np.full(len(columns), sample.rows.num_rows > 1), columns)
+        raise DataError(
+            f"NMF.n_components must be at most {sample.rows.num_rows}, the number of different rows in split "
+            f"'{TRAIN_SPLIT}'; got {config.n_components}."
+        )
     nmf = decomposition.NMF(
         n_components=config.n_components, init="nndsvda", max_iter=config.max_iter, random_state=config.seed
     )
@@ -354,18 +353,11 @@ def _signs(loadings: FloatArray) -> FloatArray:
     return np.where(loadings[largest, np.arange(loadings.shape[1])] < 0, -1.0, 1.0)
 
 
-def _check_width(config: Sampled, columns: list[str]) -> None:
-    if config.n_components > len(columns):
+def _check_varies(config: Sampled, varies: npt.NDArray[np.bool_], columns: list[str]) -> None:
+    if not varies.any():
         raise DataError(
-            f"{config.name}.n_components must be at most {len(columns)}, the width of its inputs; got "
-            f"{config.n_components}."
-        )
-
-
-def _check_varies(config: Sampled, covariance: FloatArray, columns: list[str]) -> None:
-    if not np.trace(covariance) > 0:
-        raise DataError(
-            f"{config.name} needs a feature that varies; {_some(columns)} are constant in '{TRAIN_SPLIT}'."
+            f"{config.name} needs a feature that varies; {subject(columns)} constant in split "
+            f"'{TRAIN_SPLIT}'."
         )
 
 
@@ -395,13 +387,8 @@ def _check_not_negative(statistics: Statistics, config: Sampled, columns: list[s
 def _check_not_zero(config: Sampled, total: float, columns: list[str]) -> None:
     if not total > 0:
         raise DataError(
-            f"{config.name} needs numbers above 0; {_some(columns)} are all 0 in split '{TRAIN_SPLIT}'."
+            f"{config.name} needs numbers above 0; {subject(columns)} all 0 in split '{TRAIN_SPLIT}'."
         )
-
-
-def _some(columns: list[str]) -> str:
-    rest = f" and {len(columns) - 5} more" if len(columns) > 5 else ""
-    return ", ".join(columns[:5]) + rest
 
 
 @contextlib.contextmanager

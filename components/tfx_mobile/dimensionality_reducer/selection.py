@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer.checks import check_rows, subject
 from tfx_mobile.dimensionality_reducer.class_means import ClassMeans
 from tfx_mobile.dimensionality_reducer.config import CorrelationFilter, SelectKBest, VarianceThreshold
 from tfx_mobile.dimensionality_reducer.histograms import MAX_CLASSES, Histograms
@@ -34,7 +35,7 @@ def fit_variance_threshold(moments: Moments, config: VarianceThreshold, columns:
     Raises:
       DataError: There are no rows, or no column is above the threshold.
     """
-    _check_rows(moments.count, "VarianceThreshold", 1)
+    check_rows("VarianceThreshold", moments.count, 1)
     variances = np.diag(moments.cross) / moments.count
     kept = variances > config.threshold * (1 + _THRESHOLD_ROUNDING)
     if not kept.any():
@@ -66,13 +67,13 @@ def fit_correlation_filter(moments: Moments, config: CorrelationFilter, columns:
     Raises:
       DataError: There are no rows, or every column is constant.
     """
-    _check_rows(moments.count, "CorrelationFilter", 1)
+    check_rows("CorrelationFilter", moments.count, 1)
     scale = inverse_deviation(np.diag(moments.cross))
     correlations = moments.cross * scale * scale[:, None]
     kept = scale > 0
     if not kept.any():
         raise DataError(
-            f"CorrelationFilter needs a column that varies; {', '.join(columns)} are constant in 'train'."
+            f"CorrelationFilter needs a column that varies; {subject(columns)} constant in split 'train'."
         )
     reasons, scores = {}, np.zeros(len(columns))
     for i, name in enumerate(columns):
@@ -104,16 +105,12 @@ def fit_k_best(
       label_key: Name of the label, for messages.
 
     Raises:
-      DataError: There are fewer columns than asked for, or no column has a score above 0.
+      DataError: No column has a score above 0.
     """
-    if config.k > len(columns):
-        raise DataError(
-            f"SelectKBest.k must be at most {len(columns)}, the width of its inputs; got {config.k}."
-        )
     if not scores.any():
         raise DataError(
             f"SelectKBest needs a column that tells something about {label_key!r}; by {config.score.value} "
-            f"none of {', '.join(columns)} does in 'train'. Take other columns, or another score."
+            f"{subject(columns, 'does', 'do')} not in split 'train'. Take other columns, or another score."
         )
     order = np.argsort(-scores, kind="stable")
     kept = np.zeros(len(columns), bool)
@@ -223,8 +220,3 @@ def _selected(
         dropped=reasons,
         scores=dict(zip(columns, scores.tolist(), strict=True)),
     )
-
-
-def _check_rows(num_rows: int, method: str, least: int) -> None:
-    if num_rows < least:
-        raise DataError(f"{method} needs at least {least} row in split 'train'; got {num_rows}.")

@@ -116,7 +116,6 @@ class Statistics:
         self._reduction = reduction
         self._needs = needs(reduction)
         self.num_numbers = num_numbers
-        check(reduction, width, num_numbers=num_numbers)
         nothing = Rows.of(np.zeros((0, num_numbers)), np.zeros((0, width - num_numbers)))
         self.num_rows = 0
         self.num_bad_rows = 0
@@ -267,8 +266,8 @@ class Statistics:
             )
         if not self.num_kept:
             raise DataError(
-                f"{self._reduction.name} needs rows in split '{TRAIN_SPLIT}'; all {self.num_rows} have NaN or "
-                "infinity and are dropped. Clean them in preprocessing_fn, or set NotFinite.IMPUTE_MEAN."
+                f"{self._reduction.name} needs rows in split '{TRAIN_SPLIT}'; all {self.num_rows} have NaN "
+                "or infinity and are dropped. Clean them in preprocessing_fn, or set NotFinite.IMPUTE_MEAN."
             )
 
 

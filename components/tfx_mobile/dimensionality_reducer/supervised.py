@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer.checks import check_rows, subject
 from tfx_mobile.dimensionality_reducer.class_means import ClassMeans
 from tfx_mobile.dimensionality_reducer.config import LDA, PLS
 from tfx_mobile.dimensionality_reducer.linear import canonical_basis, fix_signs, inverse_deviation
@@ -78,8 +79,9 @@ def fit_lda(
     within[flat], within[:, flat] = 0, 0
     if flat.all():
         raise DataError(
-            f"LDA needs a column that varies within the classes of {label_key!r}; in 'train' none of "
-            f"{', '.join(columns)} does. Such a column is the label in other words, or constant."
+            f"LDA needs a column that varies within the classes of {label_key!r}; "
+            f"{subject(columns, 'does', 'do')} not in split 'train'. Such a column is the label in other "
+            "words, or constant."
         )
     if config.shrinkage:
         within, between = _shrunk(within, between, total, config.shrinkage)
@@ -98,7 +100,7 @@ def fit_lda(
     if kept < (config.n_components or limit):
         notes.append(f"LDA found {kept} directions in which the classes differ, and no more.")
     if not config.shrinkage and (same := [columns[i] for i in np.flatnonzero(flat & (np.diag(total) > 0))]):
-        notes.append(f"Left out because they do not vary within the classes: {', '.join(same)}.")
+        notes.append(f"{subject(same)} left out: no variance within the classes.")
     loadings = fix_signs(whiten @ _settled(values, vectors, kept))
     matrix = scale[:, None] * loadings
     variances = values * (degrees / (num_classes - 1))
@@ -127,15 +129,10 @@ def fit_pls(moments: Moments, config: PLS, columns: list[str], label_key: str = 
       label_key: Name of the label, for messages.
 
     Raises:
-      DataError: There are fewer than two rows, the label is constant, more directions are asked for than
-        there are columns, or no column covaries with the label.
+      DataError: There are fewer than two rows, the label is constant, or no column covaries with it.
     """
     check_numeric_label(moments, "PLS", label_key, least=2)
     width = len(columns)
-    if config.n_components > width:
-        raise DataError(
-            f"PLS.n_components must be at most {width}, the width of its inputs; got {config.n_components}."
-        )
     covariance = moments.covariance()
     inner, outer = covariance[1:, 1:], covariance[1:, 0] / np.sqrt(covariance[0, 0])
     scale = inverse_deviation(np.diag(inner)) if config.standardise else np.ones(width)
@@ -165,8 +162,8 @@ def fit_pls(moments: Moments, config: PLS, columns: list[str], label_key: str = 
         label_r2.append(weight**2 * variance)
     if not rotations:
         raise DataError(
-            f"PLS needs a column that covaries with the label; none of {', '.join(columns)} does with "
-            f"{label_key!r} in 'train'. Use PCA, or other columns."
+            f"PLS needs a column that covaries with {label_key!r}; {subject(columns, 'does', 'do')} not in "
+            "split 'train'. Use PCA, or other columns."
         )
     notes: tuple[str, ...] = ()
     if len(rotations) < config.n_components:
@@ -196,8 +193,7 @@ def check_numeric_label(moments: Moments, method: str, label_key: str, *, least:
       label_key: Name of the label.
       least: How many rows the method needs.
     """
-    if moments.count < least:
-        raise DataError(f"{method} needs at least {least} rows in split 'train'; got {moments.count}.")
+    check_rows(method, moments.count, least)
     deviation = np.sqrt(moments.cross[0, 0] / moments.count)
     if deviation <= _LABEL_ROUNDING * abs(moments.mean[0]):
         raise DataError(
