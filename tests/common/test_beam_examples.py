@@ -202,6 +202,21 @@ class TestRead:
             by_file.setdefault(number, []).extend(found)
         assert by_file == {number: list(shard) for number, shard in enumerate(shards) if shard}
 
+    @pytest.mark.parametrize(("num_files", "is_spread"), [(1, False), (2, True)])
+    def test_several_files_are_spread_over_workers(
+        self, tmp_path: Path, num_files: int, is_spread: bool
+    ) -> None:
+        import apache_beam as beam
+
+        from tfx_mobile.common import beam_examples
+
+        for number in range(num_files):
+            write(tmp_path / f"rows-{number}.gz", [row(1)])
+        pipeline = beam.Pipeline(argv=RUNNER)  # never runs
+        _ = pipeline | "Read" >> beam_examples.ReadBatches([f"{tmp_path}/*"])
+        steps = [step.unique_name for step in pipeline.to_runner_api().components.transforms.values()]
+        assert ("Read/Spread" in steps) == is_spread
+
     def test_large_rows_come_in_smaller_batches(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
