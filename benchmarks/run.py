@@ -104,33 +104,38 @@ def pca() -> None:
     """Prints the time of PCA on 100,000 x 64 rows in memory: ours in batches, scikit-learn's, NumPy's."""
     from sklearn.decomposition import PCA as StockPCA  # noqa: N811
 
+    from tfx_mobile.dimensionality_reducer import core
     from tfx_mobile.dimensionality_reducer.config import PCA
-    from tfx_mobile.dimensionality_reducer.core import Moments, fit_pca, merge_all
+    from tfx_mobile.dimensionality_reducer.rows import Rows
+    from tfx_mobile.dimensionality_reducer.statistics import Statistics
 
     draw = np.random.default_rng(1)
-    rows = draw.normal(size=(100_000, 64)) @ draw.normal(size=(64, 64))
+    rows = (draw.normal(size=(100_000, 64)) @ draw.normal(size=(64, 64))).astype(np.float32)
+    exact = rows.astype(np.float64)
     names = [f"x{i}" for i in range(64)]
-    config = PCA(inputs=("x",), output="y", n_components=16, standardise=False)
+    reduction = PCA(inputs=("x",), output="y", n_components=16, standardise=False)
 
     def ours() -> FloatArray:
-        moments = merge_all((Moments.of(batch) for batch in _batches(rows, 4096)), 64)
-        return fit_pca(moments, config, names).explained_variance
+        gathered = Statistics(reduction, 64, 64)
+        for batch in _batches(rows, 4096):
+            gathered.add(Rows.of(batch))
+        return core.fit(reduction, gathered, names).explained_variance
 
     def sklearn() -> FloatArray:
-        return StockPCA(n_components=16).fit(rows).explained_variance_
+        return StockPCA(n_components=16).fit(exact).explained_variance_
 
     def numpy() -> FloatArray:
-        return np.linalg.eigh(np.cov(rows, rowvar=False))[0][::-1][:16]
+        return np.linalg.eigh(np.cov(exact, rowvar=False))[0][::-1][:16]
 
     methods = {
-        "tfx-mobile, batches of 4096": ours,
-        "sklearn PCA.fit": sklearn,
-        "np.cov + eigh": numpy,
+        "tfx-mobile, batches of 4096 float32": ours,
+        "sklearn PCA.fit, float64": sklearn,
+        "np.cov + eigh, float64": numpy,
     }
     seconds = {name: _median_seconds(method, 5) for name, method in methods.items()}
     truth = numpy()
     _print_table(
-        "PCA of 100,000 x 64 float64",
+        "PCA of 100,000 x 64 numbers in memory",
         ("method", "median s", "rows/s", "times ours", "largest relative difference from np.cov + eigh"),
         [
             (
