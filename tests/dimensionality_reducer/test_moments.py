@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.impute import SimpleImputer
 
-from tfx_mobile.dimensionality_reducer.moments import Moments, RunningMoments
+from tfx_mobile.dimensionality_reducer.moments import ColumnMoments, Moments, RunningColumns, RunningMoments
 
 
 def correlated(num_rows: int = 500, width: int = 6, seed: int = 3) -> Any:
@@ -270,3 +270,80 @@ class TestCounts:
         some = counts[:, :100].toarray()
         exact = (some - some.mean(axis=0)).T @ (counts.toarray() - np.asarray(counts.mean(axis=0)))
         np.testing.assert_allclose(moments.cross[:100], exact, rtol=0, atol=1e-8)
+
+
+class TestColumnsByThemselves:
+    """The diagonal of the cross-products and the row of a label, without the others."""
+
+    @staticmethod
+    def gathered(rows: Any, labels: Any, cuts: list[int], counts: Any = None) -> ColumnMoments:
+        """In batches that were merged from the last to the first."""
+        num_counts = 0 if counts is None else counts.shape[1]
+        found = RunningColumns(rows.shape[1], num_counts)
+        for chosen in reversed(np.split(np.arange(len(rows)), sorted(min(cut, len(rows)) for cut in cuts))):
+            part = RunningColumns(rows.shape[1], num_counts)
+            half = len(chosen) // 2
+            for some in (chosen[:half], chosen[half:]):
+                part.add(rows[some], None if counts is None else counts[some], labels[some])
+            part.merge(found)
+            found = part
+        return found.result()
+
+    def test_three_rows_by_hand(self) -> None:
+        # Columns [1, 3, 2 (missing)] and [0, 0, 3], labels [1, 2, 6], of mean 3.
+        found = self.gathered(
+            np.array([[1.0], [3.0], [np.nan]]),
+            np.array([1.0, 2.0, 6.0]),
+            [],
+            sparse.csr_matrix([[0.0], [0.0], [3.0]]),
+        )
+        assert (found.count, found.label_mean, found.label_squares) == (3, 3.0, 14.0)
+        assert found.mean.tolist() == [2.0, 1.0]
+        assert found.squares.tolist() == [2.0, 6.0]
+        # (-2)(-1) + (-1)(1) + 3 * 0 and (-2)(-1) + (-1)(-1) + 3 * 2.
+        assert found.products.tolist() == [1.0, 9.0]
+
+    @given(st.lists(st.integers(0, 60), max_size=6), st.integers(0, 10**6))
+    @settings(max_examples=60, deadline=None)
+    def test_any_division_and_order_is_the_definition_on_imputed_rows(
+        self, cuts: list[int], seed: int
+    ) -> None:
+        rows, counts = correlated(60) * 100 + 500, bags_of_words(60, 12)
+        rows[:40] = with_gaps(rows[:40], seed=seed)
+        labels = np.random.default_rng(seed).normal(size=60) * 10 + 300
+        found = self.gathered(rows, labels, cuts, counts)
+        exact = whole(np.column_stack([labels, imputed(rows), counts.toarray()]))
+        # As in assert_same: some roundings to 2**-53 of numbers up to 1e3, squared and summed over 60 rows.
+        np.testing.assert_allclose(found.mean, exact.mean[1:], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(found.squares, exact.cross.diagonal()[1:], rtol=0, atol=6e-5)
+        np.testing.assert_allclose(found.products, exact.cross[0, 1:], rtol=0, atol=6e-5)
+        assert found.label_mean == pytest.approx(exact.mean[0], rel=1e-14)
+        assert found.label_squares == pytest.approx(exact.cross[0, 0], rel=1e-10)
+
+    def test_an_offset_of_a_million_costs_no_accuracy_that_the_rows_still_have(self) -> None:
+        rows = with_gaps(correlated(1000))
+        labels = correlated(1000, seed=4)[:, 0]
+        found, far = (self.gathered(rows + off, labels + off, [10, 500]) for off in (0.0, 1e6))
+        np.testing.assert_allclose(far.squares, found.squares, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(far.products, found.products, rtol=0, atol=1e-7)
+        assert far.label_squares == pytest.approx(found.label_squares, abs=1e-7)
+
+    @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6 + 0.1, -273.15])
+    def test_a_constant_column_word_or_label_has_a_variance_of_exactly_zero(self, value: float) -> None:
+        rows = np.full((997, 1), value)
+        rows[::7] = np.nan
+        words = sparse.csr_matrix(np.full((997, 1), abs(value)))
+        found = self.gathered(rows, np.arange(997.0), [3, 400], words)
+        assert found.mean[0] == value
+        assert not found.squares.any()
+        assert not found.products.any()
+        assert self.gathered(rows, np.full(997, value), [3, 400]).label_squares == 0.0
+
+    def test_memory_is_that_of_the_columns_and_not_of_their_pairs(self) -> None:
+        counts = bags_of_words(500, 100_000)  # a matrix of pairs would take 80 GB
+        found = self.gathered(np.zeros((500, 0)), np.arange(500.0), [200], counts)
+        np.testing.assert_allclose(found.mean, np.asarray(counts.mean(axis=0))[0], rtol=1e-13)
+        some = counts[:, :50].toarray()
+        np.testing.assert_allclose(found.squares[:50], some.var(axis=0) * 500, rtol=1e-12, atol=1e-12)
+        exact = (np.arange(500.0) - 249.5) @ some
+        np.testing.assert_allclose(found.products[:50], exact, rtol=1e-10, atol=1e-9)

@@ -656,7 +656,9 @@ class TestEveryMethod:
         assert fitted.fill is not None
         assert fitted.fill[1] == pytest.approx(np.delete(rows[:, 1], 3).mean(dtype=np.float64), rel=1e-6)
 
-    @pytest.mark.parametrize("asked", [ica(), sparse_pca(), nmf(), kernel_pca()], ids=lambda asked: asked.name)
+    @pytest.mark.parametrize(
+        "asked", [ica(), sparse_pca(), nmf(), kernel_pca()], ids=lambda asked: asked.name
+    )
     def test_constant_columns_are_refused_by_name(self, asked: Any) -> None:
         message = f"{asked.name} needs a feature that varies; c0 and c1 are constant in split 'train'."
         with pytest.raises(DataError, match=re.escape(message)):

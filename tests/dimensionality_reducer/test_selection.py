@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import sparse, stats
 from sklearn import feature_selection
 from tests.dimensionality_reducer.fitting import apply, fit
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.dimensionality_reducer import core
 from tfx_mobile.dimensionality_reducer.config import (
     CorrelationFilter,
     NotFinite,
@@ -22,6 +23,7 @@ from tfx_mobile.dimensionality_reducer.config import (
 )
 from tfx_mobile.dimensionality_reducer.models import Selection
 from tfx_mobile.dimensionality_reducer.rows import Rows
+from tfx_mobile.dimensionality_reducer.statistics import Statistics
 
 NAN = float("nan")
 
@@ -349,3 +351,18 @@ class TestFTests:
         )
         with pytest.raises(DataError, match=re.escape(message)):
             fit(best(1, Score.F_CLASSIF), [[1.0], [2.0]], [0, 1])
+
+
+@pytest.mark.parametrize("reduction", [variance(), best(2, Score.F_REGRESSION), best(2, Score.F_CLASSIF)])
+def test_a_hundred_thousand_words_are_selected_from(reduction: Any) -> None:
+    # Word 70,000 says the label, word 5 is in every second row and the others are in none.
+    labels = np.arange(40) // 20
+    counts = sparse.lil_matrix((40, 100_000), dtype=np.float32)
+    counts[::2, 5], counts[20:, 70_000], counts[20, 70_000] = 1, 2, 3
+    found = Statistics(reduction, 1, 100_001)
+    for start in (0, 20):
+        some = slice(start, start + 20)
+        found.add(Rows.of(np.ones((20, 1)), counts.tocsr()[some]), labels[some].astype(np.float64))
+    fitted = core.fit(reduction, found, [f"x{i}" for i in range(100_001)], "label")
+    assert {"x70001"} < set(fitted.kept) <= {"x0", "x6", "x70001"}
+    assert max(fitted.scores, key=lambda name: fitted.scores[name]) == "x70001"

@@ -197,9 +197,9 @@ class TestMoments:
         [
             (pca(), True, False),
             (TruncatedSVD(inputs=("a",), output="o"), True, False),
-            (VarianceThreshold(inputs=("a",), output="o"), True, False),
+            (VarianceThreshold(inputs=("a",), output="o"), False, False),
             (pls(), False, True),
-            (SelectKBest(inputs=("a",), output="o", score=Score.F_REGRESSION), False, True),
+            (SelectKBest(inputs=("a",), output="o", score=Score.F_REGRESSION), False, False),
             (GaussianRandomProjection(inputs=("a",), output="o"), False, False),
         ],
     )

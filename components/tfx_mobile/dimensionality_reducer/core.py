@@ -26,7 +26,7 @@ from tfx_mobile.dimensionality_reducer.config import (
     VarianceThreshold,
 )
 from tfx_mobile.dimensionality_reducer.models import Fitted
-from tfx_mobile.dimensionality_reducer.moments import Moments
+from tfx_mobile.dimensionality_reducer.moments import ColumnMoments, Moments
 from tfx_mobile.dimensionality_reducer.statistics import Statistics
 
 
@@ -66,7 +66,7 @@ def _fit(reduction: Reduction, statistics: Statistics, columns: list[str], label
         case PLS():
             return supervised.fit_pls(_label_moments(statistics), reduction, columns, label_key)
         case VarianceThreshold():
-            return selection.fit_variance_threshold(_moments(statistics), reduction, columns)
+            return selection.fit_variance_threshold(_columns(statistics), reduction, columns)
         case CorrelationFilter():
             return selection.fit_correlation_filter(_moments(statistics), reduction, columns)
         case SelectKBest():
@@ -92,10 +92,10 @@ def _fit(reduction: Reduction, statistics: Statistics, columns: list[str], label
 def _scores(reduction: SelectKBest, statistics: Statistics, label_key: str) -> linear.FloatArray:
     match reduction.score:
         case Score.F_REGRESSION:
-            return selection.f_regression(_label_moments(statistics), label_key)
+            return selection.f_regression(_columns(statistics), label_key)
         case Score.F_CLASSIF:
             assert statistics.classes is not None
-            return selection.f_classif(_moments(statistics), statistics.classes, label_key)
+            return selection.f_classif(_columns(statistics), statistics.classes, label_key)
         case Score.MUTUAL_INFO:
             assert statistics.histograms is not None
             return selection.mutual_information(statistics.histograms, statistics.fill, label_key)
@@ -103,6 +103,12 @@ def _scores(reduction: SelectKBest, statistics: Statistics, label_key: str) -> l
 
 def _moments(statistics: Statistics) -> Moments:
     found = statistics.moments
+    assert found is not None
+    return found
+
+
+def _columns(statistics: Statistics) -> ColumnMoments:
+    found = statistics.columns
     assert found is not None
     return found
 

@@ -120,6 +120,114 @@ class RunningMoments:
 
 
 @dataclasses.dataclass(frozen=True)
+class ColumnMoments:
+    """Count, mean and sum of squares of each column by itself, and its products with a label.
+
+    Attributes:
+      count: Rows.
+      mean: Shape (d,).
+      squares: Shape (d,), the sum over rows of (x - mean)^2.
+      label_mean: Of the label; 0 without one.
+      label_squares: The sum over rows of (y - label_mean)^2.
+      products: Shape (d,), the sum over rows of (y - label_mean)(x - mean).
+    """
+
+    count: int
+    mean: FloatArray
+    squares: FloatArray
+    label_mean: float
+    label_squares: float
+    products: FloatArray
+
+
+class RunningColumns:
+    """As RunningMoments, but of each column by itself and with a label: O(d) memory.
+
+    Args:
+      num_numbers: Dense columns.
+      num_counts: Sparse columns, which stand behind them.
+    """
+
+    def __init__(self, num_numbers: int, num_counts: int = 0) -> None:
+        self._num_rows = 0
+        self._label_mean = self._label_squares = 0.0
+        # Of numbers, over the rows in which they are finite: how many, their mean, the sum of squares about
+        # it, the mean of the label less `_label_mean`, and the sum of products about both means.
+        self._found, self._mean, self._squares, self._label_shift, self._products = np.zeros((5, num_numbers))
+        # Of counts: sum, sum of squares, and the sum of products with the label less `_label_mean`.
+        self._count_sum, self._count_squares, self._count_products = np.zeros((3, num_counts))
+
+    def add(self, numbers: npt.NDArray[Any], counts: Any = None, labels: FloatArray | None = None) -> None:
+        """Adds rows.
+
+        Args:
+          numbers: Shape (n, num_numbers); those that are not finite are missing.
+          counts: Sparse or dense, shape (n, num_counts), finite.
+          labels: Shape (n,), finite; zeros by default.
+        """
+        values = np.asarray(numbers, np.float64)
+        if not len(values):
+            return
+        part = RunningColumns(values.shape[1], len(self._count_sum))
+        part._num_rows = len(values)
+        label = np.zeros((len(values), 1)) if labels is None else np.asarray(labels, np.float64)[:, None]
+        finite = np.isfinite(values)
+        label_mean, label, _ = _centred(label, np.ones_like(label))
+        mask = finite.astype(np.float64)
+        part._label_mean, part._label_squares = float(label_mean[0]), float((label**2).sum())
+        part._mean, values, part._found = _centred(np.where(finite, values, 0.0), mask)
+        part._squares = (values**2).sum(axis=0)
+        # Sums without BLAS, which adds up some columns in another order than others: equal ones stay equal.
+        part._label_shift = (label * mask).sum(axis=0) / np.maximum(part._found, 1)
+        part._products = (label * values).sum(axis=0)
+        if counts is not None and counts.shape[1]:
+            counts = sparse.csr_matrix(counts, dtype=np.float64)
+            part._count_sum = _column_sums(counts)
+            part._count_squares = _column_sums(counts.power(2))
+            part._count_products = np.asarray(counts.T @ label[:, 0])
+        self.merge(part)
+
+    def merge(self, other: "RunningColumns") -> None:
+        """Adds the rows of another one."""
+        num_rows = self._num_rows + other._num_rows
+        step = other._label_mean - self._label_mean
+        label_mean = self._label_mean + step * (other._num_rows / max(num_rows, 1))
+        self._label_squares += other._label_squares + step**2 * (
+            self._num_rows * other._num_rows / max(num_rows, 1)
+        )
+        one, two = self._label_mean - label_mean, other._label_mean - label_mean
+        found = self._found + other._found
+        share = other._found / np.maximum(found, 1)
+        both = self._found * share  # as in Chan et al. 1983, eq. 2.1
+        delta = other._mean - self._mean
+        label_delta = (other._label_shift + two) - (self._label_shift + one)
+        self._squares = self._squares + other._squares + delta**2 * both
+        self._products = self._products + other._products + delta * label_delta * both
+        self._mean = self._mean + delta * share
+        self._label_shift = (self._label_shift + one) + label_delta * share
+        self._count_products = (self._count_products + one * self._count_sum) + (
+            other._count_products + two * other._count_sum
+        )
+        self._count_sum = self._count_sum + other._count_sum
+        self._count_squares = self._count_squares + other._count_squares
+        self._num_rows, self._label_mean, self._found = num_rows, label_mean, found
+
+    def result(self) -> ColumnMoments:
+        """Returns the moments of all rows, the mean of its column in the place of each missing number."""
+        count_mean = self._count_sum / max(self._num_rows, 1)
+        squares = self._count_squares - self._count_sum * count_mean
+        varies = squares > _COUNT_ROUNDING * self._count_squares
+        return ColumnMoments(
+            self._num_rows,
+            np.concatenate([self._mean, count_mean]),
+            np.concatenate([self._squares, np.where(varies, squares, 0.0)]),
+            self._label_mean,
+            self._label_squares,
+            np.concatenate([self._products, np.where(varies, self._count_products, 0.0)]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class _Sums:
     """Sums over pairs of columns, each over the rows in which both are finite.
 
@@ -157,25 +265,15 @@ class _Sums:
     def of(cls, values: FloatArray, counts: Any) -> "_Sums":
         finite = np.isfinite(values)
         if finite.all():
-            mean = values.mean(axis=0)
-            centred = values - mean
-            # The mean was rounded; what is left over is taken off too, so that a constant column has variance
-            # 0 and not a speck of it that standardising would blow up to 1 (Chan et al. 1983, eq. 1.7).
-            rest = centred.mean(axis=0)
-            centred -= rest
+            mean, centred, _ = _centred(values)
             pairs, sums = np.full((1, 1), float(len(values))), centred.sum(axis=0)[:, None]
             beside = _column_sums(counts)[None, :]
         else:
             mask = finite.astype(np.float64)
-            found = np.maximum(mask.sum(axis=0), 1)
-            values = np.where(finite, values, 0.0)
-            mean = values.sum(axis=0) / found
-            centred = (values - mean) * mask
-            rest = centred.sum(axis=0) / found
-            centred = (centred - rest) * mask
+            mean, centred, _ = _centred(np.where(finite, values, 0.0), mask)
             pairs, sums = mask.T @ mask, centred.T @ mask
             beside = np.asarray(counts.T @ mask).T
-        return cls(mean + rest, pairs, sums, centred.T @ centred, np.asarray(counts.T @ centred).T, beside)
+        return cls(mean, pairs, sums, centred.T @ centred, np.asarray(counts.T @ centred).T, beside)
 
     @property
     def num_finite(self) -> FloatArray:
@@ -217,6 +315,29 @@ class _Sums:
             one.between + two.between,
             one.beside + two.beside,
         )
+
+
+def _centred(values: FloatArray, mask: FloatArray | None = None) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Returns the mean of each column, the values less it, and how many there are.
+
+    The mean is rounded; what is left over is taken off too, so that a constant column has variance 0 and not
+    a speck of it that standardising would blow up to 1 (Chan et al. 1983, eq. 1.7).
+
+    Args:
+      values: Shape (n, d), finite; 0 where they are missing.
+      mask: Shape (n, d), 1 where there is a value and 0 where it is missing; none is by default.
+    """
+    found = np.full(values.shape[1], float(len(values))) if mask is None else mask.sum(axis=0)
+    some = np.maximum(found, 1)
+    mean = values.sum(axis=0) / some
+    centred = values - mean
+    if mask is not None:
+        centred *= mask
+    rest = centred.sum(axis=0) / some
+    centred -= rest
+    if mask is not None:
+        centred *= mask
+    return mean + rest, centred, found
 
 
 def _column_sums(counts: Any) -> FloatArray:

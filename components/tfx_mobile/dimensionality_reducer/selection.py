@@ -13,7 +13,7 @@ from tfx_mobile.dimensionality_reducer.config import CorrelationFilter, SelectKB
 from tfx_mobile.dimensionality_reducer.histograms import MAX_CLASSES, Histograms
 from tfx_mobile.dimensionality_reducer.linear import inverse_deviation
 from tfx_mobile.dimensionality_reducer.models import Fitted, Selection
-from tfx_mobile.dimensionality_reducer.moments import Moments
+from tfx_mobile.dimensionality_reducer.moments import ColumnMoments, Moments
 from tfx_mobile.dimensionality_reducer.supervised import check_numeric_label
 
 FloatArray = npt.NDArray[np.float64]
@@ -24,7 +24,7 @@ _THRESHOLD_ROUNDING = 1e-12  # a variance that differs by less from the threshol
 _ROUNDING = 1e-14  # of a correlation, and of a share of a sum of squares
 
 
-def fit_variance_threshold(moments: Moments, config: VarianceThreshold, columns: list[str]) -> Fitted:
+def fit_variance_threshold(moments: ColumnMoments, config: VarianceThreshold, columns: list[str]) -> Fitted:
     """Keeps the columns whose population variance is above the threshold; scores are the variances.
 
     Args:
@@ -36,7 +36,7 @@ def fit_variance_threshold(moments: Moments, config: VarianceThreshold, columns:
       DataError: There are no rows, or no column is above the threshold.
     """
     check_rows("VarianceThreshold", moments.count, 1)
-    variances = np.diag(moments.cross) / moments.count
+    variances = moments.squares / moments.count
     kept = variances > config.threshold * (1 + _THRESHOLD_ROUNDING)
     if not kept.any():
         best = int(np.argmax(variances))
@@ -122,11 +122,11 @@ def fit_k_best(
     return _selected(kept, reasons, scores, columns, num_rows)
 
 
-def f_regression(moments: Moments, label_key: str = "") -> FloatArray:
+def f_regression(moments: ColumnMoments, label_key: str = "") -> FloatArray:
     """Returns the F-statistic of each column's correlation with the label; 0 for a constant column.
 
     Args:
-      moments: Of the label, which is column 0, and the d columns.
+      moments: Of the d columns and the label.
       label_key: Name of the label, for messages.
 
     Returns:
@@ -135,13 +135,15 @@ def f_regression(moments: Moments, label_key: str = "") -> FloatArray:
     Raises:
       DataError: There are fewer than three rows, or the label is constant.
     """
-    check_numeric_label(moments, "SelectKBest", label_key, least=3)
-    scale = inverse_deviation(np.diag(moments.cross))
-    explained = (moments.cross[0, 1:] * scale[0] * scale[1:]) ** 2
+    check_numeric_label(
+        moments.count, moments.label_mean, moments.label_squares, "SelectKBest", label_key, least=3
+    )
+    scale = inverse_deviation(moments.squares) / np.sqrt(moments.label_squares)
+    explained = (moments.products * scale) ** 2
     return _f_statistic(explained, 1 - explained, 1, moments.count - 2)
 
 
-def f_classif(moments: Moments, means: ClassMeans, label_key: str = "") -> FloatArray:
+def f_classif(moments: ColumnMoments, means: ClassMeans, label_key: str = "") -> FloatArray:
     """Returns the F-statistic of each column's analysis of variance; 0 for a constant column.
 
     Args:
@@ -162,7 +164,7 @@ def f_classif(moments: Moments, means: ClassMeans, label_key: str = "") -> Float
             "SelectKBest by f_classif needs more rows than classes in split 'train'; got "
             f"{moments.count} rows and {num_classes} classes of {label_key!r}."
         )
-    total: FloatArray = np.diag(moments.cross)
+    total = moments.squares
     between = means.num_rows @ means.deviations(moments.mean) ** 2
     explained: FloatArray = np.where(total > 0, between / np.where(total > 0, total, 1.0), 0.0)
     return _f_statistic(explained, 1 - explained, num_classes - 1, moments.count - num_classes)

@@ -31,7 +31,13 @@ from tfx_mobile.dimensionality_reducer.config import (
     VarianceThreshold,
 )
 from tfx_mobile.dimensionality_reducer.histograms import Histograms
-from tfx_mobile.dimensionality_reducer.moments import FloatArray, Moments, RunningMoments
+from tfx_mobile.dimensionality_reducer.moments import (
+    ColumnMoments,
+    FloatArray,
+    Moments,
+    RunningColumns,
+    RunningMoments,
+)
 from tfx_mobile.dimensionality_reducer.rows import NotFiniteValues, Rows
 from tfx_mobile.dimensionality_reducer.sample import Sample
 
@@ -46,6 +52,8 @@ class Needs:
     Attributes:
       moments: Count, mean and cross-products of the columns.
       label: The same of the numeric label and the columns together.
+      columns: Count, mean and squares of each column by itself.
+      number: Likewise with the products of a numeric label.
       sample_rows: Size of the sample.
       seed: Of the sample.
       negatives: How many numbers of each column are below 0, and the smallest.
@@ -56,6 +64,8 @@ class Needs:
 
     moments: bool = False
     label: bool = False
+    columns: bool = False
+    number: bool = False
     sample_rows: int = REPORT_ROWS
     seed: int = 0
     negatives: bool = False
@@ -79,14 +89,14 @@ _NEEDS: dict[type[Reduction], Needs] = {
     TruncatedSVD: Needs(moments=True),
     LDA: Needs(moments=True, classes=True),
     PLS: Needs(label=True),
-    VarianceThreshold: Needs(moments=True),
+    VarianceThreshold: Needs(columns=True),
     CorrelationFilter: Needs(moments=True),
     GaussianRandomProjection: Needs(means=True),
     SparseRandomProjection: Needs(means=True),
 }
 _NEEDS_OF_SCORES = {
-    Score.F_REGRESSION: Needs(label=True),
-    Score.F_CLASSIF: Needs(moments=True, classes=True),
+    Score.F_REGRESSION: Needs(columns=True, number=True),
+    Score.F_CLASSIF: Needs(columns=True, classes=True),
     Score.MUTUAL_INFO: Needs(histograms=True),
 }
 
@@ -124,6 +134,7 @@ class Statistics:
         self.not_finite = np.zeros(width, np.int64)
         num_counts = width - num_numbers
         self._moments = RunningMoments(num_numbers, num_counts) if self._needs.moments else None
+        self._columns = RunningColumns(num_numbers, num_counts) if self._needs.columns else None
         self.label_is_text = False
         self._label_moments = RunningMoments(1 + num_numbers, num_counts) if self._needs.label else None
         self._num_finite = np.zeros(num_numbers, np.int64)
@@ -180,6 +191,9 @@ class Statistics:
         if self._moments is not None:
             self._moments.add(rows.numbers, rows.counts)
         self.label_is_text |= labels.dtype == object
+        if self._columns is not None:
+            with_label = self._needs.number and not self.label_is_text
+            self._columns.add(rows.numbers, rows.counts, labels if with_label else None)
         if self._label_moments is not None and not self.label_is_text:
             self._label_moments.add(np.column_stack([labels, rows.numbers]), rows.counts)
 
@@ -203,6 +217,8 @@ class Statistics:
             self._moments.merge(other._moments)
         if self._label_moments is not None and other._label_moments is not None:
             self._label_moments.merge(other._label_moments)
+        if self._columns is not None and other._columns is not None:
+            self._columns.merge(other._columns)
         self.label_is_text |= other.label_is_text
         self._merge_means(other._num_finite, other.means)
         if self.classes is not None and other.classes is not None:
@@ -219,6 +235,11 @@ class Statistics:
     def label_moments(self) -> Moments | None:
         """Of the label, column 0, and the columns after it; None if the method does not need them."""
         return None if self._label_moments is None else self._label_moments.result()
+
+    @property
+    def columns(self) -> ColumnMoments | None:
+        """Of each column by itself; None if the method does not need them."""
+        return None if self._columns is None else self._columns.result()
 
     @property
     def fill(self) -> npt.NDArray[np.float32] | None:

@@ -131,7 +131,8 @@ def fit_pls(moments: Moments, config: PLS, columns: list[str], label_key: str = 
     Raises:
       DataError: There are fewer than two rows, the label is constant, or no column covaries with it.
     """
-    check_numeric_label(moments, "PLS", label_key, least=2)
+    label_mean, label_squares = float(moments.mean[0]), float(moments.cross[0, 0])
+    check_numeric_label(moments.count, label_mean, label_squares, "PLS", label_key, least=2)
     width = len(columns)
     covariance = moments.covariance()
     inner, outer = covariance[1:, 1:], covariance[1:, 0] / np.sqrt(covariance[0, 0])
@@ -184,21 +185,24 @@ def fit_pls(moments: Moments, config: PLS, columns: list[str], label_key: str = 
     )
 
 
-def check_numeric_label(moments: Moments, method: str, label_key: str, *, least: int) -> None:
+def check_numeric_label(
+    count: int, mean: float, squares: float, method: str, label_key: str, *, least: int
+) -> None:
     """Raises DataError if a numeric label is constant or has too few rows.
 
     Args:
-      moments: Of the label, which is column 0.
+      count: Rows.
+      mean: Of the label.
+      squares: The sum over rows of (label - mean)^2.
       method: Name of the method that needs it.
       label_key: Name of the label.
       least: How many rows the method needs.
     """
-    check_rows(method, moments.count, least)
-    deviation = np.sqrt(moments.cross[0, 0] / moments.count)
-    if deviation <= _LABEL_ROUNDING * abs(moments.mean[0]):
+    check_rows(method, count, least)
+    if np.sqrt(squares / count) <= _LABEL_ROUNDING * abs(mean):
         raise DataError(
-            f"{method} needs a label that varies; {label_key!r} is {moments.mean[0]:g} in all "
-            f"{moments.count} rows of split 'train'. Check the label, or the filter that made the split."
+            f"{method} needs a label that varies; {label_key!r} is {mean:g} in all {count} "
+            f"rows of split 'train'. Check the label, or the filter that made the split."
         )
 
 
