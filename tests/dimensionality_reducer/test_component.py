@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tfx_mobile.common.errors import ConfigError
-from tfx_mobile.dimensionality_reducer.config import PCA, ReducerConfig
+from tfx_mobile.common.errors import ConfigError, DataError
+from tfx_mobile.dimensionality_reducer.config import PCA, OneHot, ReducerConfig
 
 pytestmark = pytest.mark.pipeline
 
@@ -56,6 +56,14 @@ def test_a_wrong_pipeline_is_refused_when_it_is_built() -> None:
     message = "DimensionalityReducer needs at least one reduction; got none."
     with pytest.raises(ConfigError, match=re.escape(message)):
         component()
+
+
+def test_more_components_than_the_depths_make_are_refused_when_the_pipeline_is_built() -> None:
+    inputs = (OneHot("a", depth=2), OneHot("b", depth=3))
+    message = "PCA.n_components must be at most 5, the width of its inputs; got 6."
+    with pytest.raises(DataError, match=re.escape(message)):
+        component(PCA(inputs=inputs, output="pca", n_components=6))
+    assert component(PCA(inputs=(*inputs, "miles"), output="pca", n_components=6)).outputs
 
 
 def test_a_value_of_a_wrong_type_is_refused_when_the_pipeline_is_built() -> None:

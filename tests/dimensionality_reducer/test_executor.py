@@ -23,7 +23,7 @@ from tests.dimensionality_reducer.reading import (
 )
 
 from tfx_mobile.common.errors import ConfigError, DataError
-from tfx_mobile.dimensionality_reducer.config import PCA, NotFinite, OneHot, VarianceThreshold
+from tfx_mobile.dimensionality_reducer.config import PCA, PLS, NotFinite, OneHot, VarianceThreshold
 
 pytestmark = pytest.mark.pipeline
 
@@ -434,6 +434,17 @@ def test_what_cannot_be_reduced_is_refused_and_nothing_is_written(
     with pytest.raises(error, match=re.escape(message)):
         dataclasses.replace(source, new_folder=remembered).run(reduction)
     assert not [path for path in folders[0].iterdir() if path.name != "tmp"]
+
+
+def test_a_text_label_is_refused_before_anything_is_read(source: Any) -> None:
+    nowhere = source.examples_of({"train": [[b"not an Example"]], "eval": [[]]})
+    message = (
+        "PLS needs a label that is a number; 'company_text' is text. Make a number of it in preprocessing_fn."
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        source.run(
+            PLS(inputs=("miles_z", "powers"), output="pls"), examples=nowhere, label_key="company_text"
+        )
 
 
 def test_integers_are_reduced_as_numbers(source: Any) -> None:

@@ -8,6 +8,7 @@ from tfx.types import component_spec, standard_artifacts
 
 from tfx_mobile.common.artifacts import Reduction
 from tfx_mobile.common.fingerprint import source_fingerprint
+from tfx_mobile.dimensionality_reducer.checks import check
 from tfx_mobile.dimensionality_reducer.config import AnyReduction, ReducerConfig
 from tfx_mobile.dimensionality_reducer.executor import Executor
 
@@ -48,6 +49,7 @@ class DimensionalityReducer(base_beam_component.BaseBeamComponent):
 
     Raises:
       ConfigError: A setting is wrong.
+      DataError: More outputs are asked for than there are inputs, where those are known by now.
     """
 
     SPEC_CLASS = DimensionalityReducerSpec
@@ -62,6 +64,9 @@ class DimensionalityReducer(base_beam_component.BaseBeamComponent):
     ) -> None:
         config = ReducerConfig(reductions=tuple(reductions), label_key=label_key)
         config = ReducerConfig.from_json(config.to_json())  # refuses values of a wrong type here already
+        for reduction in config.reductions:
+            if not reduction.numeric and all(one.depth for one in reduction.one_hot):
+                check(reduction, sum(one.depth or 0 for one in reduction.one_hot))
         super().__init__(
             spec=DimensionalityReducerSpec(
                 examples=examples,

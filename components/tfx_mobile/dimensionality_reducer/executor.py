@@ -20,10 +20,10 @@ from tfx_mobile.common.artifacts import split_pattern
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.tft_graph import TransformFunction
 from tfx_mobile.dimensionality_reducer import beam as reducer_beam
-from tfx_mobile.dimensionality_reducer import core, page, report, transform_graph
+from tfx_mobile.dimensionality_reducer import checks, core, page, report, transform_graph
 from tfx_mobile.dimensionality_reducer.config import ReducerConfig
 from tfx_mobile.dimensionality_reducer.models import Fitted
-from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics, check_width
+from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics
 from tfx_mobile.dimensionality_reducer.transform_graph import InputLayout
 
 _FILE_FORMAT = "tfrecords_gzip"
@@ -50,7 +50,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         _check_examples(examples)
 
         for reduction in config.reductions:
-            check_width(reduction, reduction.width(layout.widths))
+            checks.check(
+                reduction,
+                reduction.width(layout.widths),
+                num_numbers=sum(layout.widths[name] for name in reduction.numeric),
+                label_is_text=layout.label_is_text,
+                label_key=config.label_key,
+            )
 
         statistics = self._gather(split_pattern(examples, TRAIN_SPLIT), schema, config, layout)
         fitted = {
