@@ -159,7 +159,8 @@ class Kernel:
         norms = rows.squared_norms(centre, scale)
         kernel = ops.exp(ops.positive(products + norms) * -np.float32(self.gamma))
         found = (kernel - ops.constant(self.mean_kernel)) @ ops.constant(self.matrix)
-        return found + (norms - norms)  # 0, or NaN where a number is not finite: TFLite's exp loses that
+        # 0, or NaN where a number is not finite, which TFLite's exp loses; norms - norms would be simplified.
+        return found + ops.positive(-norms)
 
 
 @dataclasses.dataclass(frozen=True)
