@@ -16,7 +16,7 @@ from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer.config import NotFinite, Score, SelectKBest
 from tfx_mobile.dimensionality_reducer.histograms import (
     MAX_BYTES,
-    MAX_CLASSES,
+    MAX_LABELS,
     Grid,
     Histograms,
     mutual_information,
@@ -111,14 +111,14 @@ class TestOrder:
         assert_same(gathered_anyway(numbers, labels, counts, seed), of(numbers, labels, counts))
 
     @pytest.mark.parametrize("seed", range(4))
-    @pytest.mark.parametrize("num_labels", [2, MAX_CLASSES - 1, MAX_CLASSES, MAX_CLASSES + 1, 900])
+    @pytest.mark.parametrize("num_labels", [2, MAX_LABELS - 1, MAX_LABELS, MAX_LABELS + 1, 900])
     def test_nor_does_the_way_from_classes_to_bins_of_the_label(self, num_labels: int, seed: int) -> None:
         draw = np.random.default_rng(7)
         labels = np.exp(draw.normal(0, 3, num_labels))[np.arange(1000) % num_labels]
         numbers = draw.normal(size=(1000, 2)) * [1, 1e6] + [0, 1e7]
         found = gathered(numbers, labels, seed=seed, num_batches=20)
         assert_same(found, of(numbers.astype(np.float32), labels))
-        assert found.label.num == (num_labels if num_labels <= MAX_CLASSES else 64)
+        assert found.label.num == (num_labels if num_labels <= MAX_LABELS else 64)
 
     @pytest.mark.parametrize("seed", range(4))
     def test_nor_do_labels_that_float32_cannot_hold(self, seed: int) -> None:
@@ -225,7 +225,7 @@ class TestMemory:
     )
     def test_wide_inputs_have_fewer_bins(self, width: int, bins: int) -> None:
         assert num_bins(width) == bins
-        assert width * bins * MAX_CLASSES * 8 <= MAX_BYTES
+        assert width * bins * MAX_LABELS * 8 <= MAX_BYTES
 
     def test_what_would_not_fit_is_refused_before_a_row_is_read(self) -> None:
         message = (
@@ -289,7 +289,7 @@ class TestMutualInformation:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_too_many_strings_are_refused_in_any_order(self, seed: int) -> None:
-        labels = np.array([b"%03d" % i for i in range(MAX_CLASSES + 1)])
+        labels = np.array([b"%03d" % i for i in range(MAX_LABELS + 1)])
         message = (
             "SelectKBest by mutual information needs a label that is a number, or a string with at most 256 "
             "values; got more in 'label' in split 'train'. Join rare ones in preprocessing_fn."

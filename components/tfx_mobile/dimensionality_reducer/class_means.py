@@ -13,9 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.dimensionality_reducer.rows import Rows
-
-FloatArray = npt.NDArray[np.float64]
+from tfx_mobile.dimensionality_reducer.rows import FloatArray, Rows
 
 MAX_CLASSES = 1000
 

@@ -27,6 +27,7 @@ from tfx_mobile.dimensionality_reducer.config import (
 )
 from tfx_mobile.dimensionality_reducer.models import Fitted
 from tfx_mobile.dimensionality_reducer.moments import ColumnMoments, Moments
+from tfx_mobile.dimensionality_reducer.rows import FloatArray
 from tfx_mobile.dimensionality_reducer.statistics import Statistics
 
 
@@ -89,7 +90,7 @@ def _fit(reduction: Reduction, statistics: Statistics, columns: list[str], label
     raise NotImplementedError(reduction.name)
 
 
-def _scores(reduction: SelectKBest, statistics: Statistics, label_key: str) -> linear.FloatArray:
+def _scores(reduction: SelectKBest, statistics: Statistics, label_key: str) -> FloatArray:
     match reduction.score:
         case Score.F_REGRESSION:
             return selection.f_regression(_columns(statistics), label_key)

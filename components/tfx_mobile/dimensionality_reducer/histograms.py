@@ -4,7 +4,7 @@ Bins have the width 2**e and begin at multiples of it, with e the smallest for w
 span no more bins than there are. Two neighbouring bins of width 2**e are exactly one of width 2**(e + 1), so
 coarsening loses nothing but detail, and the counts at the end depend on the values alone: not on the shards,
 the batches or the tree of merges. (Ben-Haim and Tom-Tov's histograms (2010) and quantile sketches adapt
-better but are not exact under merging.) The label has a bin for each different value, up to MAX_CLASSES; a
+better but are not exact under merging.) The label has a bin for each different value, up to MAX_LABELS; a
 number with more than that has bins like the columns.
 
 Memory: width x bins x label bins x 8 bytes. `num_bins` shrinks the bins of wide inputs so that this stays
@@ -23,12 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.dimensionality_reducer.rows import Rows
+from tfx_mobile.dimensionality_reducer.rows import FloatArray, Rows
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-MAX_CLASSES = 256  # different labels; of numbers with more, bins
+MAX_LABELS = 256  # different labels; of numbers with more, bins
 MAX_BYTES = 2**30  # of one table of counts
 _MAX_BINS, _MIN_BINS = 1024, 32
 _LABEL_BINS = 64
@@ -43,9 +42,9 @@ def num_bins(width: int) -> int:
     Raises:
       DataError: There are more columns than fit into memory.
     """
-    most = MAX_BYTES // (8 * MAX_CLASSES * width)
+    most = MAX_BYTES // (8 * MAX_LABELS * width)
     if most < _MIN_BINS:
-        limit = MAX_BYTES // (8 * MAX_CLASSES * _MIN_BINS)
+        limit = MAX_BYTES // (8 * MAX_LABELS * _MIN_BINS)
         raise DataError(
             f"SelectKBest by mutual information must have at most {limit} columns; got {width}. Take "
             "Score.F_CLASSIF or Score.F_REGRESSION, or split its inputs over several reductions."
@@ -120,7 +119,7 @@ class LabelBins:
     def of(cls, labels: npt.NDArray[Any]) -> "LabelBins":
         """Returns the bins of labels, finite float64 or bytes objects."""
         values = np.unique(labels)
-        if len(values) <= MAX_CLASSES:
+        if len(values) <= MAX_LABELS:
             return cls(values)
         return cls(None, None if labels.dtype == object else _label_grid(values[0], values[-1]))
 
@@ -133,7 +132,7 @@ class LabelBins:
 
     @property
     def too_many(self) -> bool:
-        """Whether there are more strings than MAX_CLASSES."""
+        """Whether there are more strings than MAX_LABELS."""
         return self.values is None and self.grid is None
 
     def merge(self, other: "LabelBins") -> "LabelBins":

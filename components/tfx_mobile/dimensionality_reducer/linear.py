@@ -16,8 +16,8 @@ from tfx_mobile.dimensionality_reducer.checks import check_rows, subject
 from tfx_mobile.dimensionality_reducer.config import PCA, ComponentRule, TruncatedSVD
 from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
 from tfx_mobile.dimensionality_reducer.moments import Moments
+from tfx_mobile.dimensionality_reducer.rows import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 # Sums over rows are right to some 1e-15 of the deviations of both columns (float64, BLAS), and so are squares
 # of float32. What is less than this share of a column's variance is rounding, not signal.
 _RANK_TOLERANCE = 1e-12
@@ -165,13 +165,18 @@ def inverse_deviation(variances: FloatArray) -> FloatArray:
 
 
 def fix_signs(vectors: FloatArray) -> FloatArray:
-    """Returns the columns with the sign that makes the entry of largest magnitude positive.
+    """Returns the columns with the sign that makes the entry of largest magnitude positive (`signs`)."""
+    return np.asarray(vectors * signs(vectors))
+
+
+def signs(vectors: FloatArray) -> FloatArray:
+    """Returns, by column of (d, k), -1 if its entry of largest magnitude is negative, else 1.
 
     Of entries that tie within 1e-4 the first counts: which of them is largest is rounding noise.
     """
     magnitudes = np.abs(vectors)
     largest = np.argmax(magnitudes >= magnitudes.max(axis=0) * (1 - _TIE_TOLERANCE), axis=0)
-    return np.asarray(vectors * np.where(vectors[largest, range(vectors.shape[1])] < 0, -1.0, 1.0))
+    return np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
 
 
 def canonical_basis(vectors: FloatArray, wanted: int) -> FloatArray:
@@ -198,6 +203,26 @@ def canonical_basis(vectors: FloatArray, wanted: int) -> FloatArray:
     return vectors @ found
 
 
+def settled(vectors: FloatArray, apart: npt.NDArray[np.bool_], wanted: int) -> FloatArray:
+    """Returns the first vectors, where those of equal values do not depend on rounding.
+
+    Args:
+      vectors: Shape (d, m), orthonormal, by falling value.
+      apart: Shape (m - 1,), whether the value of a vector differs from that of the next one.
+      wanted: How many, at most m.
+
+    Returns:
+      Shape (d, wanted).
+    """
+    starts = np.concatenate([[0], 1 + np.flatnonzero(apart)])
+    found = vectors[:, :wanted].copy()
+    for start, end in zip(starts, np.append(starts[1:], vectors.shape[1]), strict=True):
+        if start < wanted and end - start > 1:
+            count = min(end, wanted) - start
+            found[:, start : start + count] = canonical_basis(vectors[:, start:end], count)
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class _Spectrum:
     """Eigenvalues and eigenvectors of a covariance or a matrix of second moments.
@@ -214,24 +239,19 @@ class _Spectrum:
     noise: FloatArray
     total: float
 
-    def starts(self) -> npt.NDArray[np.int64]:
-        """Returns where runs of eigenvalues that rounding cannot tell apart start."""
+    def apart(self) -> npt.NDArray[np.bool_]:
+        """Returns, shape (len(values) - 1,), where rounding can tell an eigenvalue from the next one."""
         values, gaps = self.values, self.values[:-1] - self.values[1:]
-        apart = gaps > np.minimum(
-            _GAP_TOLERANCE * self.noise[:-1] * self.noise[1:], _RELATIVE_GAP_TOLERANCE * values[:-1]
+        return np.asarray(
+            gaps
+            > np.minimum(
+                _GAP_TOLERANCE * self.noise[:-1] * self.noise[1:], _RELATIVE_GAP_TOLERANCE * values[:-1]
+            )
         )
-        return np.concatenate([[0], 1 + np.flatnonzero(apart)])
 
     def basis(self, wanted: int) -> FloatArray:
         """Returns the first eigenvectors, shape (d, wanted), with nothing left to chance."""
-        starts = self.starts()
-        ends = np.append(starts[1:], len(self.values))
-        found = self.vectors[:, :wanted].copy()
-        for start, end in zip(starts, ends, strict=True):
-            if start < wanted and end - start > 1:
-                count = min(end, wanted) - start
-                found[:, start : start + count] = canonical_basis(self.vectors[:, start:end], count)
-        return fix_signs(found)
+        return fix_signs(settled(self.vectors, self.apart(), wanted))
 
 
 def _spectrum(
@@ -273,7 +293,7 @@ def _few(
     )
     found = _measured(values[::-1].clip(0), vectors[:, ::-1], scale, mean)
     # Accurate to 1e-15 of the largest eigenvalue: small ones and runs that go on need all of them.
-    complete = (found.starts() >= wanted).any()
+    complete = found.apart()[wanted - 1 :].any()
     return found if complete and values[_SPARE] > 1e-7 * values[-1] else None
 
 

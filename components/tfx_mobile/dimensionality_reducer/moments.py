@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-FloatArray = npt.NDArray[np.float64]
+from tfx_mobile.dimensionality_reducer.rows import FloatArray
+
 # The sum of squares of a column of counts less that of its mean is rounding below this share of the first:
 # a word in all of 1e9 rows but one still has 1e-9.
 _COUNT_ROUNDING = 1e-13

@@ -15,8 +15,7 @@ from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer.checks import check_projection, check_rows
 from tfx_mobile.dimensionality_reducer.config import GaussianRandomProjection, SparseRandomProjection
 from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
-
-FloatArray = npt.NDArray[np.float64]
+from tfx_mobile.dimensionality_reducer.rows import FloatArray
 
 
 def fit_random_projection(

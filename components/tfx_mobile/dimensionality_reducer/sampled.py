@@ -28,13 +28,13 @@ from tfx_mobile.dimensionality_reducer.config import (
     Sampled,
     SparsePCA,
 )
+from tfx_mobile.dimensionality_reducer.linear import fix_signs, inverse_deviation, signs
 from tfx_mobile.dimensionality_reducer.models import Fitted, Kernel, Linear, Model, Parts, Topics
 from tfx_mobile.dimensionality_reducer.rows import FloatArray, Rows
 from tfx_mobile.dimensionality_reducer.statistics import TRAIN_SPLIT, Statistics, and_others
 
 _RANK_TOLERANCE = 1e-12  # a variance below this share of the largest one is rounding, not signal
 _KERNEL_RANK_TOLERANCE = 1e-6  # likewise, of a kernel that float32 computes to about 1e-6
-_TIE = 1e-6  # loadings this near to the largest are as large
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def fit_fast_ica(statistics: Statistics, config: FastICA, columns: list[str]) ->
     dense = _repeated(statistics, config).dense().astype(np.float64)
     deviations = dense.std(axis=0) * _varies(dense)
     _check_varies(config, deviations > 0, columns)
-    standardised = (dense - dense.mean(axis=0)) * _inverse(deviations)
+    standardised = (dense - dense.mean(axis=0)) * inverse_deviation(deviations**2)
     _check_rank(config, np.linalg.svd(standardised, compute_uv=False) ** 2)
     ica = decomposition.FastICA(
         n_components=config.n_components,
@@ -95,8 +95,8 @@ def fit_fast_ica(statistics: Statistics, config: FastICA, columns: list[str]) ->
         ica.fit(dense)
     explained = (ica.mixing_**2).sum(axis=0)
     order = np.argsort(-explained, kind="stable")
-    correlations = ica.mixing_ * _inverse(deviations)[:, None]
-    unmixing = (ica.components_.T * _signs(correlations))[:, order]
+    correlations = ica.mixing_ * inverse_deviation(deviations**2)[:, None]
+    unmixing = (ica.components_.T * signs(correlations))[:, order]
     return sample.fitted(
         Linear(ica.mean_, unmixing),
         loadings=unmixing,
@@ -123,7 +123,7 @@ def fit_sparse_pca(statistics: Statistics, config: SparsePCA, columns: list[str]
     dense = sample.rows.dense().astype(np.float64)
     mean, deviations = _mean_and_deviations(dense, sample.occurrences)
     _check_varies(config, deviations > 0, columns)
-    scale = _inverse(deviations) if config.standardise else _varies(dense).astype(np.float64)
+    scale = inverse_deviation(deviations**2) if config.standardise else _varies(dense).astype(np.float64)
     centred = (dense - mean) * scale
     covariance = (centred * sample.occurrences[:, None]).T @ centred / (sample.occurrences.sum() - 1)
     # The fit depends on the rows through their cross-products only, so rows of a root of the covariance do
@@ -155,12 +155,12 @@ def fit_sparse_pca(statistics: Statistics, config: SparsePCA, columns: list[str]
     gram = found @ found.T + config.ridge_alpha * np.eye(len(found))
     matrix = found.T @ np.linalg.pinv(gram, hermitian=True)
     order = np.argsort(-np.einsum("ik,ij,jk->k", matrix, covariance, matrix), kind="stable")
-    signs = _signs(found.T)[order]
-    matrix = matrix[:, order] * signs
+    sign = signs(found.T)[order]
+    matrix = matrix[:, order] * sign
     explained = np.diag(np.linalg.qr(root @ matrix, mode="r")) ** 2
     return sample.fitted(
         Linear(mean, scale[:, None] * matrix),
-        loadings=found[order].T * signs + 0.0,  # no -0
+        loadings=found[order].T * sign + 0.0,  # no -0
         explained_variance=explained,
         explained_variance_ratio=explained / np.trace(covariance),
     )
@@ -185,7 +185,7 @@ def fit_kernel_pca(statistics: Statistics, config: KernelPCA, columns: list[str]
     dense = sample.rows.dense().astype(np.float64)
     mean, deviations = _mean_and_deviations(dense, sample.occurrences)
     _check_varies(config, deviations > 0, columns)
-    scale = _inverse(deviations) if config.standardise else np.ones(len(columns))
+    scale = inverse_deviation(deviations**2) if config.standardise else np.ones(len(columns))
     num_landmarks = min(config.num_landmarks, len(dense))
     if num_landmarks < config.num_landmarks:
         sample.notes.append(
@@ -215,7 +215,7 @@ def fit_kernel_pca(statistics: Statistics, config: KernelPCA, columns: list[str]
     kept = variances[: config.n_components]
     matrix = roots[:, None] * vectors[:, : config.n_components] / np.sqrt(kept)
     return sample.fitted(
-        Kernel(mean, scale, landmarks, gamma, mean_kernel, matrix * _signs(matrix)),
+        Kernel(mean, scale, landmarks, gamma, mean_kernel, fix_signs(matrix)),
         explained_variance=kept,
         explained_variance_ratio=kept / variances.sum(),
         all_variances=variances,
@@ -339,18 +339,6 @@ def _mean_and_deviations(dense: FloatArray, occurrences: FloatArray) -> tuple[Fl
     mean = occurrences @ dense / total
     variances = occurrences @ (dense - mean) ** 2 / (total - 1)
     return mean, np.sqrt(variances) * _varies(dense)
-
-
-def _inverse(deviations: FloatArray) -> FloatArray:
-    """Returns 1 / deviation, and 0 for columns that do not vary."""
-    return np.where(deviations > 0, 1 / np.where(deviations > 0, deviations, 1.0), 0.0)
-
-
-def _signs(loadings: FloatArray) -> FloatArray:
-    """Returns, by column of (d, k), -1 if its first loading of largest magnitude is negative, else 1."""
-    sizes = np.abs(loadings)
-    largest = np.argmax(sizes >= sizes.max(axis=0) * (1 - _TIE), axis=0)
-    return np.where(loadings[largest, np.arange(loadings.shape[1])] < 0, -1.0, 1.0)
 
 
 def _check_varies(config: Sampled, varies: npt.NDArray[np.bool_], columns: list[str]) -> None:

@@ -10,13 +10,12 @@ from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer.checks import check_rows, subject
 from tfx_mobile.dimensionality_reducer.class_means import ClassMeans
 from tfx_mobile.dimensionality_reducer.config import CorrelationFilter, SelectKBest, VarianceThreshold
-from tfx_mobile.dimensionality_reducer.histograms import MAX_CLASSES, Histograms
+from tfx_mobile.dimensionality_reducer.histograms import MAX_LABELS, Histograms
 from tfx_mobile.dimensionality_reducer.linear import inverse_deviation
 from tfx_mobile.dimensionality_reducer.models import Fitted, Selection
 from tfx_mobile.dimensionality_reducer.moments import ColumnMoments, Moments
+from tfx_mobile.dimensionality_reducer.rows import FloatArray
 from tfx_mobile.dimensionality_reducer.supervised import check_numeric_label
-
-FloatArray = npt.NDArray[np.float64]
 
 # F where nothing is left unexplained, as in scikit-learn; JSON has no infinity.
 _LARGEST = float(np.finfo(np.float64).max)
@@ -181,12 +180,12 @@ def mutual_information(
       label_key: Name of the label, for messages.
 
     Raises:
-      DataError: The label has one value, or is a string with more than MAX_CLASSES of them.
+      DataError: The label has one value, or is a string with more than MAX_LABELS of them.
     """
     if histograms.label.too_many:
         raise DataError(
             "SelectKBest by mutual information needs a label that is a number, or a string with at most "
-            f"{MAX_CLASSES} values; got more in {label_key!r} in split 'train'. Join rare ones in "
+            f"{MAX_LABELS} values; got more in {label_key!r} in split 'train'. Join rare ones in "
             "preprocessing_fn."
         )
     if histograms.label.num < 2:

@@ -33,12 +33,11 @@ from tfx_mobile.dimensionality_reducer.config import (
 from tfx_mobile.dimensionality_reducer.histograms import Histograms
 from tfx_mobile.dimensionality_reducer.moments import (
     ColumnMoments,
-    FloatArray,
     Moments,
     RunningColumns,
     RunningMoments,
 )
-from tfx_mobile.dimensionality_reducer.rows import NotFiniteValues, Rows
+from tfx_mobile.dimensionality_reducer.rows import FloatArray, NotFiniteValues, Rows
 from tfx_mobile.dimensionality_reducer.sample import Sample
 
 REPORT_ROWS = 2000  # rows of the report's two-dimensional projection

@@ -7,17 +7,15 @@ Improved PLS algorithms, algorithm 2, for partial least squares.
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer.checks import check_rows, subject
 from tfx_mobile.dimensionality_reducer.class_means import ClassMeans
 from tfx_mobile.dimensionality_reducer.config import LDA, PLS
-from tfx_mobile.dimensionality_reducer.linear import canonical_basis, fix_signs, inverse_deviation
+from tfx_mobile.dimensionality_reducer.linear import fix_signs, inverse_deviation, settled
 from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
 from tfx_mobile.dimensionality_reducer.moments import Moments
-
-FloatArray = npt.NDArray[np.float64]
+from tfx_mobile.dimensionality_reducer.rows import FloatArray
 
 # The scatter within classes is the total less that between them, right to some 1e-15 of the total, or 1e-11
 # with means that are 1e6 deviations from zero.
@@ -101,7 +99,8 @@ def fit_lda(
         notes.append(f"LDA found {kept} directions in which the classes differ, and no more.")
     if not config.shrinkage and (same := [columns[i] for i in np.flatnonzero(flat & (np.diag(total) > 0))]):
         notes.append(f"{subject(same)} left out: no variance within the classes.")
-    loadings = fix_signs(whiten @ _settled(values, vectors, kept))
+    apart = values[:-1] - values[1:] > _TIE_TOLERANCE * values[0]
+    loadings = fix_signs(whiten @ settled(vectors, apart, kept))
     matrix = scale[:, None] * loadings
     variances = values * (degrees / (num_classes - 1))
     return Fitted(
@@ -239,15 +238,3 @@ def _inverse_root(correlation: FloatArray) -> FloatArray:
     return np.asarray(
         (vectors * inverse_deviation(np.where(values > _RANK_TOLERANCE, values, 0.0))) @ vectors.T
     )
-
-
-def _settled(values: FloatArray, vectors: FloatArray, wanted: int) -> FloatArray:
-    """Returns the first vectors, where those of equal values do not depend on rounding."""
-    apart = values[:-1] - values[1:] > _TIE_TOLERANCE * values[0]
-    starts = np.concatenate([[0], 1 + np.flatnonzero(apart)])
-    found = vectors[:, :wanted].copy()
-    for start, end in zip(starts, np.append(starts[1:], len(values)), strict=True):
-        if start < wanted and end - start > 1:
-            count = min(end, wanted) - start
-            found[:, start : start + count] = canonical_basis(vectors[:, start:end], count)
-    return found
