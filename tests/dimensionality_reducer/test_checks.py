@@ -100,13 +100,15 @@ class TestLabel:
 class TestMemory:
     @pytest.mark.parametrize("reduction", [*map(of, PAIRS), of(SparsePCA, sample_rows=100)])
     def test_pairs_of_columns(self, reduction: Any) -> None:
-        check(reduction, 8192)  # 2**13 squared, times 2**6 bytes, is 2**32
+        # 80 * 7327**2 is just below 2**32, and so is 128 * 5792**2.
+        bytes_each, limit = (128, 5792) if isinstance(reduction, LDA) else (80, 7327)
+        check(reduction, limit)
         message = (
-            f"{reduction.name} takes 64 bytes for each pair of columns, so that 8192 fit into 4 GiB; got "
-            "8193. Use SparseRandomProjection, VarianceThreshold or SelectKBest by an F-test, or a smaller "
+            f"{reduction.name} takes {bytes_each} bytes for each pair of columns, so that {limit} fit into 4 "
+            f"GiB; got {limit + 1}. Use SparseRandomProjection, VarianceThreshold or SelectKBest by an F-test, or a smaller "
             "depth of OneHot."
         )
-        refuses(reduction, 8193, message)
+        refuses(reduction, limit + 1, message)
 
     @pytest.mark.parametrize("method", [FastICA, KernelPCA])
     def test_a_dense_sample(self, method: Any) -> None:

@@ -4,6 +4,7 @@
 statistics.py and by the methods themselves.
 """
 
+import math
 from collections.abc import Sequence
 
 from tfx_mobile.common.errors import DataError
@@ -27,8 +28,9 @@ from tfx_mobile.dimensionality_reducer.config import (
 from tfx_mobile.dimensionality_reducer.histograms import num_bins
 
 MAX_GIB = 4  # of memory that one reduction may take, gathering and fitting
-# Measured at the peak; what the arithmetic holds at once, its input and result included.
-_BYTES_PER_PAIR = 64
+# What gathering and fitting hold at their peak, measured and rounded up.
+_BYTES_PER_PAIR = 80
+_BYTES_PER_PAIR_OF_LDA = 128  # three covariances and their roots
 _BYTES_PER_VALUE = 64
 _BYTES_PER_WEIGHT = 48
 _SHOWN = 3  # columns that a message names, of many
@@ -154,10 +156,11 @@ def _check_memory(reduction: Reduction, width: int, num_numbers: int) -> None:
 
 
 def _check_pairs(reduction: Reduction, width: int) -> None:
-    limit = int((MAX_GIB * 2**30 / _BYTES_PER_PAIR) ** 0.5)
+    bytes_each = _BYTES_PER_PAIR_OF_LDA if isinstance(reduction, LDA) else _BYTES_PER_PAIR
+    limit = math.isqrt(MAX_GIB * 2**30 // bytes_each)
     if width > limit:
         raise DataError(
-            f"{reduction.name} takes {_BYTES_PER_PAIR} bytes for each pair of columns, so that {limit} fit "
+            f"{reduction.name} takes {bytes_each} bytes for each pair of columns, so that {limit} fit "
             f"into {MAX_GIB} GiB; got {width}. Use SparseRandomProjection, VarianceThreshold or SelectKBest "
             "by an F-test, or a smaller depth of OneHot."
         )
