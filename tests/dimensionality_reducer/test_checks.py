@@ -105,8 +105,8 @@ class TestMemory:
         check(reduction, limit)
         message = (
             f"{reduction.name} takes {bytes_each} bytes for each pair of columns, so that {limit} fit into 4 "
-            f"GiB; got {limit + 1}. Use SparseRandomProjection, VarianceThreshold or SelectKBest by an F-test, or a smaller "
-            "depth of OneHot."
+            f"GiB; got {limit + 1}. Use SparseRandomProjection, VarianceThreshold or SelectKBest by an "
+            "F-test, or a smaller depth of OneHot."
         )
         refuses(reduction, limit + 1, message)
 
