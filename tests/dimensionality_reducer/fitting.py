@@ -6,6 +6,7 @@ import numpy as np
 
 from tfx_mobile.dimensionality_reducer import core
 from tfx_mobile.dimensionality_reducer.models import Fitted
+from tfx_mobile.dimensionality_reducer.moments import Moments, RunningMoments
 from tfx_mobile.dimensionality_reducer.rows import Rows
 from tfx_mobile.dimensionality_reducer.statistics import Statistics
 
@@ -63,3 +64,10 @@ def fit(reduction: Any, numbers: Any, labels: Any = None, counts: Any = None, **
 def apply(fitted: Fitted, numbers: Any, counts: Any = None) -> Any:
     """Returns the output of rows."""
     return fitted.apply(Rows.of(numbers, counts))
+
+
+def moments_of(rows: Any, counts: Any = None) -> Moments:
+    """Returns the moments of dense rows, shape (n, d), and of sparse columns that stand behind them."""
+    found = RunningMoments(np.shape(rows)[1], 0 if counts is None else counts.shape[1])
+    found.add(rows, counts)
+    return found.result()

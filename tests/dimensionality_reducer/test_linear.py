@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 from scipy.linalg import subspace_angles
 from sklearn import decomposition, feature_extraction
+from tests.dimensionality_reducer.fitting import moments_of
 
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer import linear
@@ -32,15 +33,15 @@ def pca(**options: Any) -> PCA:
 
 def fit(rows: Any, **options: Any) -> Fitted:
     rows = np.asarray(rows, np.float64)
-    return linear.fit_pca(Moments.of(rows), pca(**options), names(rows.shape[1]))
+    return linear.fit_pca(moments_of(rows), pca(**options), names(rows.shape[1]))
 
 
 def svd(rows: Any, **options: Any) -> Fitted:
     config = TruncatedSVD(**{"inputs": ("a",), "output": "svd", "n_components": 1.0} | options)
     if sparse.issparse(rows):
-        moments = Moments.of(np.zeros((rows.shape[0], 0)), rows)
+        moments = moments_of(np.zeros((rows.shape[0], 0)), rows)
     else:
-        moments = Moments.of(np.asarray(rows, np.float64))
+        moments = moments_of(np.asarray(rows, np.float64))
     return linear.fit_truncated_svd(moments, config, names(len(moments.mean)))
 
 
@@ -330,7 +331,7 @@ class TestNothingIsLeftToChance:
         width = rows.shape[1]
         whole, parts = (
             linear.fit_pca(moments, pca(n_components=width, standardise=standardise), names(width))
-            for moments in (Moments.of(rows), self.shuffled(rows, seed))
+            for moments in (moments_of(rows), self.shuffled(rows, seed))
         )
         unit = np.where(rows.std(axis=0) > 0, rows.std(axis=0), 1) if standardise else np.ones(width)
         np.testing.assert_allclose(
@@ -348,7 +349,7 @@ class TestNothingIsLeftToChance:
         config = TruncatedSVD(inputs=("a",), output="svd", n_components=width)
         whole, parts = (
             linear.fit_truncated_svd(moments, config, names(width))
-            for moments in (Moments.of(rows), self.shuffled(rows, seed))
+            for moments in (moments_of(rows), self.shuffled(rows, seed))
         )
         np.testing.assert_allclose(parts.model.matrix, whole.model.matrix, rtol=0, atol=1e-6)
 

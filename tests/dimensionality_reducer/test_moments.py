@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.impute import SimpleImputer
+from tests.dimensionality_reducer.fitting import moments_of
 
 from tfx_mobile.dimensionality_reducer.moments import ColumnMoments, Moments, RunningColumns, RunningMoments
 
@@ -36,11 +37,23 @@ def gathered(rows: Any, cuts: list[int], counts: Any = None) -> Moments:
     return found.result()
 
 
-def merged(rows: Any, cuts: list[int]) -> Moments:
-    total = Moments.zero(rows.shape[1])
-    for part in np.split(rows, sorted(cuts)):
-        total = total.merge(Moments.of(part))
-    return total
+def running(rows: Any, width: int = 2) -> RunningMoments:
+    found = RunningMoments(width)
+    found.add(np.reshape(rows, (-1, width)))
+    return found
+
+
+def merged(*parts: RunningMoments) -> RunningMoments:
+    """The first one, which then has the rows of all."""
+    for part in parts[1:]:
+        parts[0].merge(part)
+    return parts[0]
+
+
+def in_shards(rows: Any, cuts: list[int]) -> Moments:
+    """The moments of rows of which each part was gathered by itself."""
+    parts = (running(part, rows.shape[1]) for part in np.split(rows, sorted(cuts)))
+    return merged(*parts).result()
 
 
 def assert_same(one: Moments, other: Moments, scale: float) -> None:
@@ -72,26 +85,26 @@ def with_gaps(rows: Any, share: float = 0.2, seed: int = 8) -> Any:
 
 class TestOfRows:
     def test_two_rows_by_hand(self) -> None:
-        moments = Moments.of(np.array([[1.0, 10.0], [3.0, 4.0]]))
+        moments = moments_of(np.array([[1.0, 10.0], [3.0, 4.0]]))
         assert moments.count == 2
         assert moments.mean.tolist() == [2.0, 7.0]
         assert moments.cross.tolist() == [[2.0, -6.0], [-6.0, 18.0]]
         assert moments.covariance().tolist() == [[2.0, -6.0], [-6.0, 18.0]]
 
     def test_the_covariance_divides_by_one_less_than_the_rows(self) -> None:
-        assert Moments.of(np.array([[0.0], [3.0], [6.0]])).covariance().tolist() == [[9.0]]
+        assert moments_of(np.array([[0.0], [3.0], [6.0]])).covariance().tolist() == [[9.0]]
 
     def test_the_covariance_is_numpys(self) -> None:
         rows = correlated()
         # Variances are about 1; 1e-14 is a few roundings.
-        for moments in (gathered(rows, [1, 7, 400]), merged(rows, [1, 7, 400])):
+        for moments in (gathered(rows, [1, 7, 400]), in_shards(rows, [1, 7, 400])):
             np.testing.assert_allclose(moments.covariance(), np.cov(rows.T), rtol=0, atol=1e-14)
 
     def test_an_offset_of_a_million_costs_no_accuracy_that_the_rows_still_have(self) -> None:
         rows = correlated(1000)
         # At 1e6 a float64 holds steps of 1e-10; 1000 rows of size 1 then agree to far better than 1e-7.
-        for moments in (gathered(rows + 1e6, [10, 500]), merged(rows + 1e6, [10, 500])):
-            np.testing.assert_allclose(moments.cross, Moments.of(rows).cross, rtol=0, atol=1e-7)
+        for moments in (gathered(rows + 1e6, [10, 500]), in_shards(rows + 1e6, [10, 500])):
+            np.testing.assert_allclose(moments.cross, moments_of(rows).cross, rtol=0, atol=1e-7)
 
     def test_a_first_batch_that_is_nothing_like_the_others_costs_no_accuracy(self) -> None:
         rows = np.concatenate([np.zeros((1, 3)), 1e6 + correlated(3000, 3)])
@@ -104,7 +117,7 @@ class TestOfRows:
     @pytest.mark.parametrize("num_rows", [10, 1000, 4096])
     def test_a_constant_column_has_a_variance_of_exactly_zero(self, value: float, num_rows: int) -> None:
         rows = np.column_stack([np.full(num_rows, value), np.arange(num_rows)])
-        for moments in (gathered(rows, [3, num_rows // 2]), merged(rows, [3, num_rows // 2])):
+        for moments in (gathered(rows, [3, num_rows // 2]), in_shards(rows, [3, num_rows // 2])):
             assert moments.mean[0] == value
             assert moments.cross[0, 0] == 0.0
 
@@ -125,36 +138,39 @@ class TestMerging:
 
     def test_a_merge_by_hand(self) -> None:
         # Means 0 and 4, one row each: the outer product alone makes 2 * (2 * 2) = 8.
-        merged = Moments.of(np.array([[0.0]])).merge(Moments.of(np.array([[4.0]])))
-        assert (merged.count, merged.mean.tolist(), merged.cross.tolist()) == (2, [2.0], [[8.0]])
+        found = merged(running([[0.0, 0.0]]), running([[4.0, 0.0]])).result()
+        assert (found.count, found.mean.tolist(), found.cross.tolist()) == (2, [2, 0], [[8, 0], [0, 0]])
 
     @given(rows, rows)
     @settings(deadline=None)
     def test_merging_is_commutative(self, one: list[list[float]], other: list[list[float]]) -> None:
-        left, right = (Moments.of(np.reshape(rows, (-1, 2))) for rows in (one, other))
-        assert_same(left.merge(right), right.merge(left), scale=1e3)
+        left = merged(running(one), running(other))
+        right = merged(running(other), running(one))
+        assert_same(left.result(), right.result(), scale=1e3)
 
     @given(rows, rows, rows)
     @settings(deadline=None)
     def test_merging_is_associative(
         self, one: list[list[float]], two: list[list[float]], three: list[list[float]]
     ) -> None:
-        a, b, c = (Moments.of(np.reshape(rows, (-1, 2))) for rows in (one, two, three))
-        assert_same(a.merge(b).merge(c), a.merge(b.merge(c)), scale=1e3)
+        left = merged(merged(running(one), running(two)), running(three))
+        right = merged(running(one), merged(running(two), running(three)))
+        assert_same(left.result(), right.result(), scale=1e3)
 
     @given(st.lists(st.integers(0, 60), max_size=6))
     @settings(max_examples=50, deadline=None)
     def test_any_division_into_batches_gives_the_moments_of_all_rows(self, cuts: list[int]) -> None:
         rows = correlated(60) * 100 + 500
-        assert_same(merged(rows, cuts), whole(rows), scale=1e3)
         assert_same(gathered(rows, cuts), whole(rows), scale=1e3)
+        assert_same(in_shards(rows, cuts), whole(rows), scale=1e3)
 
     def test_of_no_rows_merges_to_the_other(self) -> None:
-        rows = Moments.of(correlated(5))
-        assert_same(Moments.zero(6).merge(rows), rows, scale=1)
-        assert_same(rows.merge(Moments.zero(6)), rows, scale=1)
-        assert_same(merged(np.zeros((0, 6)), []), Moments.zero(6), scale=1)
-        assert_same(RunningMoments(4, 2).result(), Moments.zero(6), scale=1)
+        rows = correlated(5, 2)
+        wanted = running(rows).result()
+        assert_same(merged(running([]), running(rows)).result(), wanted, scale=1)
+        assert_same(merged(running(rows), running([])).result(), wanted, scale=1)
+        nothing = RunningMoments(4, 2).result()
+        assert (nothing.count, nothing.mean.any(), nothing.cross.any()) == (0, False, False)
 
 
 class TestMissingNumbers:
@@ -163,7 +179,7 @@ class TestMissingNumbers:
     def test_three_rows_by_hand(self) -> None:
         # Column 1 becomes [1, 3, 2], column 2 becomes [3, 4, 5].
         rows = np.array([[1.0, np.nan], [3.0, 3.0], [np.inf, 5.0]])
-        moments = Moments.of(rows)
+        moments = moments_of(rows)
         assert moments.count == 3
         assert moments.mean.tolist() == [2.0, 4.0]
         assert moments.cross.tolist() == [[2.0, -1.0], [-1.0, 2.0]]
@@ -226,7 +242,7 @@ class TestMissingNumbers:
 
 class TestCounts:
     def test_two_rows_by_hand(self) -> None:
-        moments = Moments.of(np.array([[1.0], [3.0]]), sparse.csr_matrix([[0.0, 2.0], [4.0, 0.0]]))
+        moments = moments_of(np.array([[1.0], [3.0]]), sparse.csr_matrix([[0.0, 2.0], [4.0, 0.0]]))
         assert moments.mean.tolist() == [2.0, 2.0, 1.0]
         assert moments.cross.tolist() == [[2.0, 4.0, -2.0], [4.0, 8.0, -4.0], [-2.0, -4.0, 2.0]]
 
@@ -260,7 +276,7 @@ class TestCounts:
         present = np.ones((100_000, 1))
         present[77] = 0
         # n p (1 - p) with p = 1 - 1e-5.
-        found = Moments.of(np.zeros((100_000, 0)), sparse.csr_matrix(present)).cross[0, 0]
+        found = moments_of(np.zeros((100_000, 0)), sparse.csr_matrix(present)).cross[0, 0]
         np.testing.assert_allclose(found, 1 - 1e-5, rtol=1e-9)
 
     def test_five_thousand_words_of_many_rows_are_numpys(self) -> None:

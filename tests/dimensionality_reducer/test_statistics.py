@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.impute import SimpleImputer
+from tests.dimensionality_reducer.fitting import moments_of
 
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.dimensionality_reducer import core
@@ -222,7 +223,7 @@ class TestFitting:
         config = PCA(inputs=tuple(names), output="o", n_components=3, not_finite=NotFinite.IMPUTE_MEAN)
         batches = [spoilt[:100], spoilt[100:101], spoilt[101:]]
         found = core.fit(config, gathered(config, *batches, num_numbers=5, width=5), names)
-        before = Moments.of(impute(spoilt))
+        before = moments_of(impute(spoilt))
         exact = core.linear.fit_pca(before, config, names)
         np.testing.assert_allclose(found.model.matrix, exact.model.matrix, rtol=0, atol=1e-10)
         np.testing.assert_allclose(found.explained_variance, exact.explained_variance, rtol=1e-10)

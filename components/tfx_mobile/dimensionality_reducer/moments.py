@@ -35,28 +35,6 @@ class Moments:
     mean: FloatArray
     cross: FloatArray
 
-    @classmethod
-    def zero(cls, width: int) -> "Moments":
-        """Returns the moments of no rows."""
-        return cls(0, np.zeros(width), np.zeros((width, width)))
-
-    @classmethod
-    def of(cls, rows: npt.NDArray[Any], counts: Any = None) -> "Moments":
-        """Returns the moments of dense rows, shape (n, d), and of sparse columns that stand behind them."""
-        found = RunningMoments(np.shape(rows)[1], 0 if counts is None else counts.shape[1])
-        found.add(rows, counts)
-        return found.result()
-
-    def merge(self, other: "Moments") -> "Moments":
-        """Returns the moments of both sets of rows together (Chan et al. 1983, eq. 2.1)."""
-        if not self.count or not other.count:
-            return self if self.count else other
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        cross = self.cross + other.cross + np.outer(delta, delta) * (self.count * other.count / count)
-        return Moments(count, mean, cross)
-
     def covariance(self) -> FloatArray:
         """Returns the sample covariance, shape (d, d); needs at least two rows."""
         return self.cross / (self.count - 1)

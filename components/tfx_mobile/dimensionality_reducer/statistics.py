@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.dimensionality_reducer.checks import check
 from tfx_mobile.dimensionality_reducer.class_means import ClassMeans
 from tfx_mobile.dimensionality_reducer.config import (
     LDA,
@@ -289,11 +288,6 @@ class Statistics:
                 f"{self._reduction.name} needs rows in split '{TRAIN_SPLIT}'; all {self.num_rows} have NaN "
                 "or infinity and are dropped. Clean them in preprocessing_fn, or set NotFinite.IMPUTE_MEAN."
             )
-
-
-def check_width(reduction: Reduction, width: int) -> None:
-    """Raises DataError if so many columns cannot be what the method was asked for (checks.check)."""
-    check(reduction, width)
 
 
 def refused(reduction: Reduction, counts: Mapping[str, int], num_numbers: int) -> dict[str, int]:
