@@ -18,6 +18,7 @@ from tfx_mobile.dimensionality_reducer.config import (
     ReducerConfig,
     Score,
     SelectKBest,
+    SparseRandomProjection,
     TruncatedSVD,
 )
 from tfx_mobile.dimensionality_reducer.models import Fitted, Linear, Selection
@@ -144,6 +145,14 @@ def test_the_sample_is_as_exact_as_the_phone() -> None:
     found = report_of(fitted, statistics_of(values, values[:, 0]))["sample"]
     # Seven digits are within half a unit of the seventh, float32 has 24 bits: 6e-8.
     np.testing.assert_allclose(found["outputs"][0], found["labels"], rtol=5e-7)
+
+
+def test_a_random_matrix_is_left_to_its_seed() -> None:
+    config = ReducerConfig((SparseRandomProjection(inputs=("a",), output="out", n_components=3, seed=7),))
+    fitted = Fitted(Linear(np.zeros(3), np.eye(3)), ["a", "b", "c"], 4, loadings=np.eye(3))
+    found = reduction_report(config, {"out": fitted})["reductions"][0]
+    assert found["loadings"] is None
+    assert (found["settings"]["seed"], found["num_components"]) == (7, 3)
 
 
 @pytest.mark.parametrize(("num_outputs", "shown"), [(1, 1), (2, 2), (3, 2)])

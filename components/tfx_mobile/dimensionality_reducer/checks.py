@@ -15,14 +15,13 @@ from tfx_mobile.dimensionality_reducer.config import (
     PLS,
     CorrelationFilter,
     FastICA,
-    GaussianRandomProjection,
     KernelPCA,
     LatentDirichletAllocation,
+    RandomProjection,
     Reduction,
     Score,
     SelectKBest,
     SparsePCA,
-    SparseRandomProjection,
     TruncatedSVD,
 )
 from tfx_mobile.dimensionality_reducer.histograms import num_bins
@@ -62,9 +61,7 @@ def check(
     _check_memory(reduction, width, num_numbers)
 
 
-def check_projection(
-    config: GaussianRandomProjection | SparseRandomProjection, width: int, num_outputs: int
-) -> None:
+def check_projection(config: RandomProjection, width: int, num_outputs: int) -> None:
     """Raises DataError if a random matrix would not fit into memory.
 
     Args:
@@ -117,7 +114,7 @@ def _check_components(reduction: Reduction, width: int) -> None:
             setting, wanted = "k", reduction.k
         case PCA() | TruncatedSVD():
             wanted = reduction.n_components if isinstance(reduction.n_components, int) else None
-        case LDA() | PLS() | GaussianRandomProjection() | SparseRandomProjection():
+        case LDA() | PLS() | RandomProjection():
             wanted = reduction.n_components
         case FastICA() | SparsePCA() | NMF():
             wanted = reduction.n_components
@@ -138,7 +135,7 @@ def _check_memory(reduction: Reduction, width: int, num_numbers: int) -> None:
             _check_pairs(reduction, width)
         case SelectKBest(score=Score.MUTUAL_INFO):
             num_bins(width)
-        case GaussianRandomProjection() | SparseRandomProjection():
+        case RandomProjection():
             check_projection(reduction, width, reduction.n_components or 1)
     match reduction:
         case FastICA() | SparsePCA() | KernelPCA():

@@ -329,7 +329,7 @@ class SelectKBest(Reduction):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _RandomProjection(Reduction):
+class RandomProjection(Reduction):
     """What random projections share.
 
     Attributes:
@@ -353,14 +353,14 @@ class _RandomProjection(Reduction):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GaussianRandomProjection(_RandomProjection):
+class GaussianRandomProjection(RandomProjection):
     """Projection on random normal directions, which keeps distances (Dasgupta and Gupta 2003)."""
 
     kind: ClassVar[str] = "gaussian_random_projection"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SparseRandomProjection(_RandomProjection):
+class SparseRandomProjection(RandomProjection):
     """Projection on random sparse directions, which keeps distances (Li, Hastie and Church 2006).
 
     Attributes:

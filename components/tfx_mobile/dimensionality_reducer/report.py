@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common.embedding import embedding_size
-from tfx_mobile.dimensionality_reducer.config import Input, ReducerConfig, Reduction
+from tfx_mobile.dimensionality_reducer.config import Input, RandomProjection, ReducerConfig, Reduction
 from tfx_mobile.dimensionality_reducer.models import Fitted, FloatArray, Linear
 from tfx_mobile.dimensionality_reducer.sample import Sample
 from tfx_mobile.dimensionality_reducer.statistics import REPORT_ROWS, Statistics
@@ -80,6 +80,8 @@ def reduction_report(
 def _one(
     reduction: Reduction, found: Fitted, statistics: Statistics | None, columns_replaced: int | None
 ) -> dict[str, Any]:
+    # Of a random matrix, which may be very large, the settings say all: its size and its seed.
+    loadings = None if isinstance(reduction, RandomProjection) else found.loadings
     return {
         "settings": reduction.to_dict(),
         "columns": found.columns,
@@ -88,7 +90,7 @@ def _one(
         "num_parameters": _num_numbers(found.model),
         "columns_replaced": columns_replaced,
         "mean": _list(found.model.mean) if isinstance(found.model, Linear) else None,
-        "loadings": None if found.loadings is None else [_list(column) for column in found.loadings.T],
+        "loadings": None if loadings is None else [_list(column) for column in loadings.T],
         "column_deviations": None if statistics is None else _list(_deviations(statistics.sample, found)),
         "explained_variance": _list(found.explained_variance),
         "explained_variance_ratio": _list(found.explained_variance_ratio),
