@@ -63,7 +63,7 @@ def stop_in_patient(workspace: Path, how: signal.Signals, *, on_terminal: bool) 
             time.sleep(0.5)  # the table is drawn four times a second
             process.send_signal(how)
             stopped = True
-    if process.poll() is None and not stopped:
+    if streams:  # it neither started nor stopped in time
         process.kill()
     for stream in seen:
         os.close(stream)
