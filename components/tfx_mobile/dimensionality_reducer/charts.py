@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from tfx_mobile.dimensionality_reducer.rows import FloatArray
 
 Figure = dict[str, Any]
-FloatArray = npt.NDArray[np.float64]
 
 MAX_COLUMNS = 40  # of a heat map or bar chart: more are not readable
 MAX_COMPONENTS = 64  # of a heat map

@@ -12,12 +12,12 @@ from tfx_mobile.dimensionality_reducer.config import (
     NMF,
     PCA,
     PLS,
+    AnyReduction,
     CorrelationFilter,
     FastICA,
     GaussianRandomProjection,
     KernelPCA,
     LatentDirichletAllocation,
-    Reduction,
     Score,
     SelectKBest,
     SparsePCA,
@@ -31,7 +31,7 @@ from tfx_mobile.dimensionality_reducer.rows import FloatArray
 from tfx_mobile.dimensionality_reducer.statistics import Statistics
 
 
-def fit(reduction: Reduction, statistics: Statistics, columns: list[str], label_key: str = "") -> Fitted:
+def fit(reduction: AnyReduction, statistics: Statistics, columns: list[str], label_key: str = "") -> Fitted:
     """Returns the reduction fitted to the rows that the statistics describe.
 
     Args:
@@ -55,7 +55,7 @@ def fit(reduction: Reduction, statistics: Statistics, columns: list[str], label_
     return found if found.fill is not None else dataclasses.replace(found, fill=statistics.fill)
 
 
-def _fit(reduction: Reduction, statistics: Statistics, columns: list[str], label_key: str) -> Fitted:
+def _fit(reduction: AnyReduction, statistics: Statistics, columns: list[str], label_key: str) -> Fitted:
     match reduction:
         case PCA():
             return linear.fit_pca(_moments(statistics), reduction, columns)
@@ -87,7 +87,6 @@ def _fit(reduction: Reduction, statistics: Statistics, columns: list[str], label
             return sampled.fit_nmf(statistics, reduction, columns)
         case LatentDirichletAllocation():
             return sampled.fit_latent_dirichlet_allocation(statistics, reduction, columns)
-    raise NotImplementedError(reduction.name)
 
 
 def _scores(reduction: SelectKBest, statistics: Statistics, label_key: str) -> FloatArray:

@@ -9,11 +9,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
-FloatArray = npt.NDArray[np.float64]
-Float32Array = npt.NDArray[np.float32]
+from tfx_mobile.dimensionality_reducer.rows import Float32Array, FloatArray
 
 _TINY = 1e-30  # keeps 0 / 0 from being NaN; float32 holds it, and no sum of products is as small
 _RIDGE = 1e-6  # share of the largest eigenvalue that float32 still tells from 0

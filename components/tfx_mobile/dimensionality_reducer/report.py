@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from tfx_mobile.common.embedding import embedding_size
 from tfx_mobile.dimensionality_reducer.config import Input, RandomProjection, ReducerConfig, Reduction
-from tfx_mobile.dimensionality_reducer.models import Fitted, FloatArray, Linear
+from tfx_mobile.dimensionality_reducer.models import Fitted, Linear
+from tfx_mobile.dimensionality_reducer.rows import FloatArray
 from tfx_mobile.dimensionality_reducer.sample import Sample
 from tfx_mobile.dimensionality_reducer.statistics import REPORT_ROWS, Statistics
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfx_mobile.dimensionality_reducer.config import Input, OneHot, Reduction
-
-Float32Array = npt.NDArray[np.float32]
+from tfx_mobile.dimensionality_reducer.rows import Float32Array
 
 
 @dataclasses.dataclass(frozen=True)
