@@ -14,7 +14,8 @@ class Criterion(enum.Enum):
     """How much a weight w with gradient g counts; the smallest are pruned first.
 
     Source: Han et al. (2015) for |w|; Molchanov et al. (2017) for |w g|; LeCun, Denker and Solla (1990),
-    Optimal Brain Damage, for w**2 E[g**2] / 2 (the diagonal of the Fisher information in place of the Hessian's).
+    Optimal Brain Damage, for w**2 E[g**2] / 2 (the diagonal of the Fisher information in place of the
+    Hessian's).
     """
 
     MAGNITUDE = "magnitude"
@@ -56,7 +57,7 @@ class PolynomialDecay(Settings):
     Attributes:
       initial_sparsity_fraction: In [0, 1); None starts at the rung before.
       begin_step: First step of the rung at which masks are made; >= 0.
-      end_step: Step of the rung at which its sparsity is reached; None is half of the rung's steps.
+      end_step: Step of the rung at which its sparsity is reached; None is halfway to its end.
       frequency: Masks are renewed every so many steps; None is about 20 times on the way.
       power: Exponent of the ramp; > 0.
     """
@@ -83,7 +84,7 @@ class ConstantSparsity(Settings):
 
     Attributes:
       begin_step: First step of the rung at which masks are made; >= 0.
-      end_step: Last step of the rung at which masks are renewed; None is half of the rung's steps.
+      end_step: Last step of the rung at which masks are renewed; None is halfway to its end.
       frequency: Masks are renewed every so many steps; None is about 20 times on the way.
     """
 
@@ -121,8 +122,8 @@ class Blocks(Settings):
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.height * self.width < 2:
             raise ConfigError(
-                f"A block must have at least two weights; got {self.height}x{self.width}. Leave `structure` out "
-                "to prune single weights."
+                f"A block must have at least two weights; got {self.height}x{self.width}. Leave `structure` "
+                "out to prune single weights."
             )
 
 
@@ -219,10 +220,10 @@ class Pruning(Settings):
     def __post_init__(self) -> None:
         if self.saliency_batches < 1:
             raise ConfigError(f"saliency_batches must be at least 1; got {self.saliency_batches}.")
-        if isinstance(self.structure, MByN) and self.allocation is not Allocation.UNIFORM:
+        if isinstance(self.structure, (MByN, Units)) and self.allocation is not Allocation.UNIFORM:
             raise ConfigError(
-                f"{self.structure.m} of {self.structure.n} is the same sparsity in every layer; "
-                "allocation must be UNIFORM with it."
+                f"allocation must be UNIFORM with {type(self.structure).__name__}; got "
+                f"{self.allocation.value!r}."
             )
 
 
@@ -326,24 +327,27 @@ class Resources(Settings):
     Attributes:
       num_threads: Of TensorFlow's pools and of reading; 0 is one for each core.
       max_memory_mib: Memory of the training process; it is refused more. 0 is no limit.
-      cache_mib: Rows are kept in memory up to this size and read from the files again in each epoch beyond it.
+      cache_mib: Rows are kept in memory up to this size and read from the files again in each epoch beyond
+        it.
       shuffle_rows: Rows that are shuffled together when they are not all in memory.
-      checkpoint_every_steps: A checkpoint is written at the end of an epoch and after so many steps.
+      checkpoint_seconds: Between checkpoints, at least; what a kill can cost.
+      checkpoint_folder: Folder or URI for checkpoints; by default `.checkpoints` in the component's folder
+        below the pipeline root.
     """
 
     num_threads: int = 0
     max_memory_mib: int = 0
     cache_mib: int = 1024
     shuffle_rows: int = 100_000
-    checkpoint_every_steps: int = 1000
+    checkpoint_seconds: float = 15.0
+    checkpoint_folder: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("num_threads", "max_memory_mib", "cache_mib"):
-            if getattr(self, name) < 0:
+        for name in ("num_threads", "max_memory_mib", "cache_mib", "checkpoint_seconds"):
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be >= 0; got {getattr(self, name)}.")
-        for name in ("shuffle_rows", "checkpoint_every_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.shuffle_rows < 1:
+            raise ConfigError(f"shuffle_rows must be at least 1; got {self.shuffle_rows}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -433,8 +437,8 @@ class TrainerConfig(Settings):
         structure = self.pruning.structure
         if isinstance(structure, MByN) and self.sparsities[1:] not in ((), (structure.m / structure.n,)):
             raise ConfigError(
-                f"{structure.m} of {structure.n} zeros is a sparsity of {structure.m / structure.n:g}; sparsities "
-                f"must be (0, {structure.m / structure.n:g}); got {list(self.sparsities)}."
+                f"{structure.m} of {structure.n} zeros is a sparsity of {structure.m / structure.n:g}; "
+                f"sparsities must be (0, {structure.m / structure.n:g}); got {list(self.sparsities)}."
             )
 
     @property
@@ -496,7 +500,8 @@ def _check_dotted(setting: str, name: str) -> None:
     module, _, function = name.rpartition(".")
     if not module or not function.isidentifier():
         raise ConfigError(
-            f"{setting} must be the dotted name of a function, such as 'taxi_fare.model.{setting}'; got {name!r}."
+            f"{setting} must be the dotted name of a function, such as 'taxi_fare.model.{setting}'; got "
+            f"{name!r}."
         )
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of a ladder: steps of a schedule, zeros counted, the rung that keeps its budget."""
+"""The arithmetic of a ladder: zeros counted and checked, the rung that keeps its budget."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,42 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.common.ladder import LayerSparsity, Rung
-
-RAMP_SHARE = 0.5  # of a rung's steps: sparsity rises, then the rest is fine-tuned with fixed masks
-_ROUNDING_SHARE = 1e-6  # tfmot counts weights in float32
-_MASK_UPDATES = 20  # how often the masks are renewed while sparsity rises, about
-
-
-def ramp_steps(num_rows: int, batch_size: int, epochs: int) -> int:
-    """Returns the step at which a rung reaches its sparsity.
-
-    Raises:
-      DataError: There are fewer than two steps, so that sparsity could not rise.
-    """
-    steps = -(-num_rows // batch_size) * epochs
-    if steps < 2:
-        raise DataError(
-            f"A sparse rung needs at least 2 steps; {num_rows} rows in batches of {batch_size} over {epochs} "
-            f"epochs give {steps}. Lower batch_size or raise fine_tune_epochs."
-        )
-    return max(1, int(steps * RAMP_SHARE))
-
-
-def mask_updates(ramp: int) -> tuple[int, int]:
-    """Returns every how many steps masks are renewed, and the step of the last time.
-
-    tfmot renews masks at multiples of the frequency only. The schedule ends at the last of them: one that
-    ended between two would leave the masks short of the final sparsity.
-
-    Args:
-      ramp: From `ramp_steps`; >= 1.
-
-    Returns:
-      The frequency, and its largest multiple that is at most `ramp`.
-    """
-    frequency = max(1, ramp // _MASK_UPDATES)
-    return frequency, ramp - ramp % frequency
+from tfx_mobile.common.ladder import LayerSparsity, Rung, Twin
+from tfx_mobile.pruning_trainer.config import Blocks, MByN, Units, Weights
 
 
 def count_zeros(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[LayerSparsity, ...]:
@@ -53,25 +19,54 @@ def count_zeros(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[LayerSparsity,
     )
 
 
-def check_sparsity(layers: Sequence[LayerSparsity], target_fraction: float) -> None:
+def check_sparsity(
+    layers: Sequence[LayerSparsity],
+    kernels: Mapping[str, npt.NDArray[Any]],
+    levels: Mapping[str, float],
+    structure: Weights | Blocks | MByN | Units,
+    rung: str,
+) -> None:
     """Refuses weights that have fewer zeros than asked for.
 
-    A mask keeps round(size * (1 - sparsity)) weights and one more when two tie for the last place (in
-    1 of 200 freshly drawn weights of 32,768), so a layer may be short by a weight and a half.
+    Args:
+      layers: Zeros counted on the weights.
+      kernels: The weights, for their shapes.
+      levels: Sparsity asked for, by weight name.
+      structure: What becomes zero together; a layer may be short by what does not fill a block or a group.
+      rung: For the message.
 
     Raises:
       DataError: A layer is short; the message has the table of all layers.
     """
-    short = [x for x in layers if x.num_zeros < x.num_weights * (target_fraction - _ROUNDING_SHARE) - 1.5]
+    short = [
+        layer
+        for layer in layers
+        if layer.num_zeros
+        < levels[layer.weight] * layer.num_weights - _slack(structure, kernels[layer.weight].shape)
+    ]
     if short:
-        table = "; ".join(f"{x.weight} {x.num_zeros}/{x.num_weights}" for x in layers)
+        table = "; ".join(
+            f"{x.weight} {x.num_zeros}/{x.num_weights}, asked for {levels[x.weight]:.1%}" for x in layers
+        )
         raise DataError(
-            f"Each pruned layer must be {target_fraction:.1%} zeros; '{short[0].weight}' has "
-            f"{short[0].num_zeros} of {short[0].num_weights}. All layers: {table}."
+            f"Each pruned weight of rung {rung!r} must have the zeros asked for; {short[0].weight!r} has "
+            f"{short[0].num_zeros} of {short[0].num_weights}. All weights: {table}."
         )
 
 
+def _slack(structure: Weights | Blocks | MByN | Units, shape: Sequence[int]) -> float:
+    """Returns by how many zeros a weight may be short: half a one, a block, or what fills no group."""
+    if isinstance(structure, Blocks):
+        return structure.height * structure.width
+    if isinstance(structure, MByN):
+        inputs, outputs = int(np.prod(shape[:-1])), shape[-1]
+        return float(inputs % structure.n * outputs)
+    return 0.5 + 1e-6 * float(np.prod(shape))
+
+
 def choose_rung(rungs: Sequence[Rung], max_increase_fraction: float) -> str:
-    """Returns the sparsest rung whose validation loss is within the budget over the dense model's."""
-    limit = rungs[0].validation["loss"] * (1 + max_increase_fraction)
-    return [rung.name for rung in rungs if rung is rungs[0] or rung.validation["loss"] <= limit][-1]
+    """Returns the sparsest plain rung whose validation loss is within the budget over the dense model's."""
+    dense = rungs[0].validation["loss"]
+    limit = dense + abs(dense) * max_increase_fraction
+    plain = [rung for rung in rungs if rung.twin is Twin.PLAIN]
+    return [rung.name for rung in plain if rung is rungs[0] or rung.validation["loss"] <= limit][-1]

@@ -1,297 +1,467 @@
-"""Dense training, then pruning and fine-tuning rung by rung, on tf_keras and tfmot.
+"""Dense training, then pruning and fine-tuning rung by rung, with the twins of each rung.
 
-Does not write artifacts (keras_export.py) and knows no TFX. Source of the method: Zhu and Gupta (2017), To
-prune, or not to prune (the polynomial schedule); Han et al. (2015) (prune, then fine-tune).
+Does not read files (keras_input.py), write artifacts (keras_export.py) or know TFX. Sources: Zhu and Gupta
+(2017), To prune, or not to prune (rising sparsity); Han et al. (2015) (prune, then fine-tune); Frankle and
+Carbin (2019) (rewinding).
 """
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-import tensorflow_model_optimization as tfmot
-import tf_keras
 from absl import logging
-from tensorflow_model_optimization.python.core.sparsity.keras import prune_registry
 
-from tfx_mobile.common import ladder
-from tfx_mobile.common.errors import ConfigError, DataError
-from tfx_mobile.pruning_trainer import core
-from tfx_mobile.pruning_trainer.config import TrainerConfig
-from tfx_mobile.pruning_trainer.context import BuildContext
+from tfx_mobile.common.errors import ConfigError
+from tfx_mobile.common.ladder import Rung, Twin, rung_name
+from tfx_mobile.pruning_trainer import (
+    core,
+    keras_clustering,
+    keras_fit,
+    keras_line,
+    keras_quantization,
+    keras_saliency,
+    keras_structured,
+    schedules,
+)
+from tfx_mobile.pruning_trainer.allocation import Sensitivity, allocate
+from tfx_mobile.pruning_trainer.checkpoints import Checkpoints
+from tfx_mobile.pruning_trainer.config import (
+    Allocation,
+    Clustering,
+    Criterion,
+    QuantizationAware,
+    TrainerConfig,
+    Units,
+)
+from tfx_mobile.pruning_trainer.keras_input import TrainingData
+from tfx_mobile.pruning_trainer.keras_masks import Masks
+from tfx_mobile.pruning_trainer.masks import mask
+from tfx_mobile.pruning_trainer.selection import PrunableWeight, every_weight, select, weight_name
 
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Features and labels in memory.
-
-    Attributes:
-      features: By name, shape (rows, ...).
-      labels: Shape (rows, ...).
-    """
-
-    features: Mapping[str, Any]
-    labels: Any
-
-    def __len__(self) -> int:
-        return int(self.labels.shape[0])
-
-    def take(self, index: Any) -> "Rows":
-        """Returns the rows at these positions."""
-        return Rows({k: tf.gather(v, index) for k, v in self.features.items()}, tf.gather(self.labels, index))
+_EARLY, _SENSITIVITY, _UNITS = "early", "sensitivity", "-units"  # checkpoints beside those of rungs
+_SCAN_BATCHES = 16
+_TWIN_LEARNING_RATE_SHARE = 0.1  # of the model's own, for clustering and quantisation-aware training
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRung:
-    """A rung and its Keras model, pruning wrappers stripped."""
+    """A rung and its Keras model.
 
-    rung: ladder.Rung
-    model: tf_keras.Model
+    Attributes:
+      rung: What it is.
+      model: Ready to be exported; use it before asking for the next rung, which may share its layers.
+      kernels: By name, the pruned kernels as they will be in the file.
+    """
+
+    rung: Rung
+    model: Any
+    kernels: Mapping[str, Any]
 
 
-def load_build_model(dotted: str) -> Callable[[BuildContext], Any]:
-    """Returns the user's function.
+def checked(model: Any) -> Any:
+    """Returns what `build_model` returned, if it can be trained and pruned.
 
     Raises:
-      ConfigError: The module or the function does not exist.
+      ConfigError: It is not a compiled, functional Keras model.
     """
-    module, _, function = dotted.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"build_model must be an importable function; got {dotted!r} ({error}).") from error
-    if not callable(found):
+    keras_line.keras_of(model)
+    keras_line.Compiled.of(model)
+    functional = model._is_graph_network if keras_line.is_keras_2(model) else hasattr(model, "inputs")
+    if not functional or not model.inputs:
         raise ConfigError(
-            f"build_model must be an importable function; got {dotted!r} (it is {type(found).__name__})."
-        )
-    return found  # type: ignore[no-any-return]
-
-
-def train_ladder(rows: Rows, ctx: BuildContext, config: TrainerConfig, logs: Path) -> Iterator[TrainedRung]:
-    """Yields the dense model and then each sparser one, fine-tuned from the one before.
-
-    The rungs share their layers: use a model before asking for the next one.
-
-    Args:
-      rows: Of the train split; a share is held out for validation.
-      ctx: For `build_model`.
-      config: What to train.
-      logs: Folder for TensorBoard.
-
-    Raises:
-      ConfigError: `build_model` returned something else than a compiled functional Keras 2 model, or one
-        with nothing to prune.
-      DataError: A loss is not finite, there are too few rows, or a layer falls short of its sparsity.
-    """
-    if len(rows) < 2:
-        raise DataError(f"Training needs at least 2 rows in split 'train'; got {len(rows)}.")
-    tf_keras.utils.set_random_seed(config.seed)
-    order = np.random.default_rng(config.seed).permutation(len(rows))
-    held_out = max(1, int(len(rows) * config.validation_fraction))
-    train, validation = rows.take(np.sort(order[held_out:])), rows.take(np.sort(order[:held_out]))
-    model = _checked(load_build_model(config.build_model)(ctx))
-    ramp = 0
-    if len(config.sparsities) > 1:
-        ramp = core.ramp_steps(len(train), config.batch_size, config.fine_tune_epochs)
-        _check_prunable(model, config.min_prunable_weights)
-    compiled = _Compiled.of(model)
-    previous = 0.0
-    for target in config.sparsities:
-        name = ladder.rung_name(target)
-        callbacks = [
-            tf_keras.callbacks.TensorBoard(str(logs / name)),
-            _Progress(name, config.epochs if target == 0 else config.fine_tune_epochs),
-        ]
-        if target == 0:
-            callbacks.append(_BestWeights(rung=name, first_step=0, patience=config.patience))
-            _fit(model, train, validation, config, config.epochs, callbacks)
-        else:
-            frequency, end = core.mask_updates(ramp)
-            schedule = tfmot.sparsity.keras.PolynomialDecay(previous, target, 0, end, frequency=frequency)
-            wrapped = _wrap(model, schedule, config.min_prunable_weights)
-            compiled.apply(wrapped)
-            callbacks = [
-                tfmot.sparsity.keras.UpdatePruningStep(),
-                *callbacks,
-                _BestWeights(rung=name, first_step=ramp + 1, patience=None),
-            ]
-            _fit(wrapped, train, validation, config, config.fine_tune_epochs, callbacks)
-            model = tfmot.sparsity.keras.strip_pruning(wrapped)
-            compiled.apply(model)
-        layers = core.count_zeros(_prunable_kernels(model, config.min_prunable_weights))
-        core.check_sparsity(layers, target)
-        metrics = model.evaluate(
-            dict(validation.features), validation.labels, batch_size=4096, verbose=0, return_dict=True
-        )
-        yield TrainedRung(
-            ladder.Rung(
-                name=name,
-                target_fraction=target,
-                layers=layers,
-                num_parameters=int(model.count_params()),
-                validation={key: float(value) for key, value in metrics.items()},
-            ),
-            model,
-        )
-        previous = target
-
-
-@dataclasses.dataclass(frozen=True)
-class _Compiled:
-    """How the user compiled the model, to compile its pruned copies the same way."""
-
-    optimizer: dict[str, Any]
-    loss: Any
-    metrics: Any
-
-    @classmethod
-    def of(cls, model: tf_keras.Model) -> "_Compiled":
-        metrics = model.compiled_metrics._user_metrics
-        return cls(tf_keras.optimizers.serialize(model.optimizer), model.loss, metrics)
-
-    def apply(self, model: tf_keras.Model) -> None:
-        model.compile(
-            tf_keras.optimizers.deserialize(self.optimizer), loss=self.loss, metrics=_copied(self.metrics)
-        )
-
-
-def _copied(metrics: Any) -> Any:
-    """Returns metrics as `compile` takes them, with no state shared; names and functions have none."""
-    if isinstance(metrics, Mapping):
-        return {output: _copied(part) for output, part in metrics.items()}
-    if isinstance(metrics, (list, tuple)):
-        return [_copied(part) for part in metrics]
-    if isinstance(metrics, tf_keras.metrics.Metric):
-        return type(metrics).from_config(metrics.get_config())
-    return metrics
-
-
-def _checked(model: Any) -> tf_keras.Model:
-    if not isinstance(model, tf_keras.Model):
-        raise ConfigError(
-            f"build_model must return a tf_keras.Model (Keras 2); got {type(model).__module__}."
-            f"{type(model).__name__}. Build it with 'import tf_keras', which tfmot works on."
-        )
-    if model.optimizer is None:
-        raise ConfigError(
-            "build_model must return a compiled model; call model.compile(optimizer, loss, metrics)."
-        )
-    if not model._is_graph_network:
-        raise ConfigError(
-            "build_model must return a functional model, tf_keras.Model(inputs, outputs); got the class "
-            f"{type(model).__name__}, whose layers cannot be seen before it is called."
+            "build_model must return a functional model, Model(inputs, outputs), or a Sequential one with an "
+            f"Input; got the class {type(model).__name__}, whose layers cannot be seen before it is called."
         )
     return model
 
 
-def _check_prunable(model: tf_keras.Model, min_weights: int) -> None:
-    if not any(_prunable_weights(layer, min_weights) for layer in model.layers):
-        raise ConfigError(
-            f"The model must have a layer to prune with at least {min_weights} weights; "
-            f"got {', '.join(layer.name for layer in model.layers)}. Lower min_prunable_weights, or ask for "
-            "the dense model alone with sparsities=(0.0,)."
+def train_ladder(
+    model: Any,
+    data: TrainingData,
+    config: TrainerConfig,
+    checkpoints: Checkpoints,
+    *,
+    logs: Path | None = None,
+    is_trained: bool = False,
+) -> Iterator[TrainedRung]:
+    """Yields the dense model, then each sparser one, fine-tuned from the one before; behind each its twins.
+
+    What a checkpoint says is done is not done again.
+
+    Args:
+      model: Compiled; see `checked`.
+      data: Rows, with the model's inputs by name.
+      config: What to train.
+      checkpoints: Where progress is kept.
+      logs: Folder for TensorBoard; None for none.
+      is_trained: The model is a base model: it is evaluated, not trained, before it is pruned.
+
+    Raises:
+      ConfigError: Nothing can be pruned, a schedule does not fit the number of steps, or a twin cannot be
+        made of this model.
+      DataError: A loss is not finite, or a layer falls short of its sparsity.
+    """
+    ladder = _Ladder(model, data, config, checkpoints, logs)
+    ladder.check()
+    yield ladder.dense(is_trained=is_trained)
+    yield from ladder.twins(0.0)
+    for target in config.sparsities[1:]:
+        yield ladder.sparse(target)
+        yield from ladder.twins(target)
+
+
+class _Ladder:
+    """The model as it goes from rung to rung."""
+
+    def __init__(
+        self,
+        model: Any,
+        data: TrainingData,
+        config: TrainerConfig,
+        checkpoints: Checkpoints,
+        logs: Path | None,
+    ) -> None:
+        self._model, self._data, self._config = model, data, config
+        self._checkpoints, self._logs = checkpoints, logs
+        self._compiled = keras_line.Compiled.of(model)
+        self._removes_units = isinstance(config.pruning.structure, Units)
+        self._prunes = len(config.sparsities) > 1
+        self._weights: list[PrunableWeight] = []
+        self._masks: Masks | None = None
+        self._now: dict[str, float] = {}  # sparsity of each weight
+        self._target = 0.0
+        self._original_units: dict[str, int] = {}
+        self._dense_steps = 0
+        self._planned = self._steps()
+
+    def check(self) -> None:
+        """Refuses what can be known before anything is trained."""
+        pruning = self._config.pruning
+        if self._prunes:
+            self._weights = select(self._model, pruning.layers)
+            self._now = {weight.name: 0.0 for weight in self._weights}
+        if self._prunes and not self._removes_units:
+            previous = 0.0
+            for target in self._config.sparsities[1:]:
+                self._plan(previous, target)
+                previous = target
+            self._masks = Masks(self._weights)
+            self._compiled.apply(self._model)
+        if self._removes_units:
+            groups = keras_structured.unit_groups(self._model, pruning.layers)
+            self._original_units = {group.name: group.num_units for group in groups}
+        if self._config.clustering or self._config.quantization_aware:
+            self._check_twins()
+
+    def dense(self, *, is_trained: bool) -> TrainedRung:
+        """Returns the dense model."""
+        name = rung_name(0.0)
+        if is_trained:
+            return self._finished(name, 0.0, Twin.PLAIN, self._model, None)
+        config = self._config
+        steps = config.epochs * self._data.steps_per_epoch
+        limit = config.train_args.num_steps
+        rewinding = config.rewinding
+        settings = self._settings(
+            name,
+            min(steps, limit) if limit else steps,
+            patience=config.patience,
+            snapshot_step=rewinding.step if rewinding else None,
+        )
+        return self._trained(name, 0.0, Twin.PLAIN, self._model, settings, snapshot=self._keep_early_weights)
+
+    def sparse(self, target: float) -> TrainedRung:
+        """Returns the next rung: masks or removed units, then fine-tuning."""
+        name = rung_name(target)
+        settings = self._settings(name, self._fine_tune_steps, patience=None)
+        if self._removes_units:
+            self._model = self._smaller(name, target)
+            self._compiled.apply(self._model)
+            self._weights = select(self._model, self._config.pruning.layers)
+            return self._trained(name, target, Twin.PLAIN, self._model, settings)
+        self._compiled.apply(self._model)
+        assert self._masks is not None
+        levels = self._allocated(target)
+        plan = self._plan(self._target, target)
+        plans = {name: plan.for_weight(self._now[name], level) for name, level in levels.items()}
+        ramp = _Ramp(self._model, self._masks, plans, self._config, self._data)
+        self._now, self._target = levels, target
+        return self._trained(name, target, Twin.PLAIN, self._model, settings, renewal=ramp)
+
+    def twins(self, target: float) -> Iterator[TrainedRung]:
+        """Yields the twins of the rung that was made last."""
+        config = self._config
+        if config.rewinding and target:
+            pruned = self._model.get_weights()
+            yield self._rewound(target)
+            self._model.set_weights(pruned)
+        start, clustered = self._model, False
+        if config.clustering:
+            twin = self._clustered(target, config.clustering)
+            start, clustered = twin.model, True
+            yield twin
+        if config.quantization_aware:
+            yield self._quantization_aware(target, start, config.quantization_aware, clustered=clustered)
+
+    # The twins.
+
+    def _rewound(self, target: float) -> TrainedRung:
+        rewinding = self._config.rewinding
+        assert rewinding is not None
+        assert self._masks is not None
+        pruned = self._masks.arrays()
+        early = self._checkpoints.load(_EARLY)
+        if early is None:
+            raise ConfigError(
+                f"Rewinding needs the weights before step {rewinding.step} of the dense training; it stopped "
+                f"after {self._dense_steps} steps. Ask for an earlier step."
+            )
+        self._model.set_weights(keras_fit.stored(early[0], "w"))
+        self._masks.assign(pruned)
+        self._compiled.apply(self._model)
+        per_epoch = self._data.steps_per_epoch
+        steps = rewinding.epochs * per_epoch if rewinding.epochs else self._dense_steps
+        twin = Twin.REWOUND
+        settings = self._settings(rung_name(target, twin), steps, patience=self._config.patience)
+        fixed = _Ramp(self._model, self._masks, {}, self._config, self._data)
+        return self._trained(settings.rung, target, twin, self._model, settings, renewal=fixed)
+
+    def _clustered(self, target: float, config: Clustering) -> TrainedRung:
+        preserve = config.preserve_sparsity and target > 0 and not self._removes_units
+        wrapped = keras_clustering.cluster(keras_line.clone(self._model), config, preserve_sparsity=preserve)
+        self._compiled.apply(wrapped, learning_rate=self._twin_rate(config.learning_rate))
+        settings = self._settings(
+            rung_name(target, Twin.CLUSTERED), config.epochs * self._data.steps_per_epoch, patience=None
+        )
+        return self._trained(
+            settings.rung, target, Twin.CLUSTERED, wrapped, settings, finish=keras_clustering.strip
+        )
+
+    def _quantization_aware(
+        self, target: float, start: Any, config: QuantizationAware, *, clustered: bool
+    ) -> TrainedRung:
+        model = keras_quantization.quantization_aware(
+            keras_line.clone(start),
+            config,
+            preserve_sparsity=target > 0 and not self._removes_units,
+            preserve_clusters=clustered,
+        )
+        self._compiled.apply(model, learning_rate=self._twin_rate(config.learning_rate))
+        twin = Twin.QUANTIZATION_AWARE
+        settings = self._settings(
+            rung_name(target, twin), config.epochs * self._data.steps_per_epoch, patience=None
+        )
+        return self._trained(settings.rung, target, twin, model, settings)
+
+    def _check_twins(self) -> None:
+        """Makes the twins once, so that a model they cannot be made of is refused before it is trained."""
+        clustering, aware = self._config.clustering, self._config.quantization_aware
+        if clustering:
+            keras_clustering.cluster(keras_line.clone(self._model), clustering, preserve_sparsity=False)
+        if aware:
+            keras_quantization.quantization_aware(
+                keras_line.clone(self._model), aware, preserve_sparsity=False, preserve_clusters=False
+            )
+
+    def _twin_rate(self, asked: float | None) -> float:
+        return self._compiled.learning_rate * _TWIN_LEARNING_RATE_SHARE if asked is None else asked
+
+    # What every model of the ladder goes through.
+
+    def _trained(
+        self,
+        name: str,
+        target: float,
+        twin: Twin,
+        model: Any,
+        settings: keras_fit.Settings,
+        *,
+        renewal: "_Ramp | None" = None,
+        snapshot: Callable[[list[Any]], None] | None = None,
+        finish: Callable[[Any], Any] = lambda model: model,
+    ) -> TrainedRung:
+        done = self._checkpoints.load(name)
+        if done is not None:
+            arrays, state = done
+            model = finish(model)
+            if renewal:
+                renewal.masks.assign_arrays(keras_fit.stored(arrays, "m"))
+            model.set_weights(keras_fit.stored(arrays, "w"))
+            logging.info("Rung %s was trained before.", name)
+            return self._told(Rung.from_dict(state["rung"]), model)
+        logs = self._logs / name if self._logs else None
+        fitted = keras_fit.Fit(
+            model, self._data, settings, self._checkpoints, logs, renewal=renewal, snapshot=snapshot
+        ).run()
+        return self._finished(name, target, twin, finish(model), fitted)
+
+    def _finished(
+        self, name: str, target: float, twin: Twin, model: Any, fitted: keras_fit.Fitted | None
+    ) -> TrainedRung:
+        kernels = self._kernels(model, twin)
+        layers = core.count_zeros(kernels)
+        if target and not self._removes_units:
+            core.check_sparsity(layers, kernels, self._now, self._config.pruning.structure, name)
+        if model is not self._model:
+            self._compiled.apply(model)
+        metrics = model.evaluate(self._data.validation(), verbose=0, return_dict=True)
+        rung = Rung(
+            name=name,
+            target_fraction=target,
+            layers=layers,
+            num_parameters=int(self._model.count_params()),
+            validation={key: float(value) for key, value in metrics.items()},
+            twin=twin,
+            history=fitted.history if fitted else (),
+            seconds=fitted.seconds if fitted else 0.0,
+        )
+        arrays = keras_fit.numbered("w", model.get_weights())
+        if self._masks:
+            arrays |= keras_fit.numbered("m", self._masks.in_order())
+        self._checkpoints.save(name, arrays, {"rung": rung.to_dict()})
+        return self._told(rung, model)
+
+    def _told(self, rung: Rung, model: Any) -> TrainedRung:
+        if rung.name == rung_name(0.0) and rung.history:
+            self._dense_steps = rung.history[-1].step
+        return TrainedRung(rung, model, self._kernels(model, rung.twin))
+
+    def _kernels(self, model: Any, twin: Twin) -> dict[str, Any]:
+        """Returns what was pruned, by weight name, as it will be in the file."""
+        if twin is Twin.QUANTIZATION_AWARE:
+            found = keras_quantization.effective_kernels(model)
+            return {weight.name: found[weight.name] for weight in self._weights if weight.name in found}
+        if model is self._model:
+            return {weight.name: weight.variable.numpy() for weight in self._weights}
+        by_name = {weight_name(variable): variable.numpy() for variable in model.weights}
+        return {weight.name: by_name[weight.name] for weight in self._weights}
+
+    def _settings(
+        self, name: str, num_steps: int, *, patience: int | None, snapshot_step: int | None = None
+    ) -> keras_fit.Settings:
+        self._planned.pop(name, None)
+        return keras_fit.Settings(
+            rung=name,
+            num_steps=num_steps,
+            patience=patience,
+            later_steps=sum(self._planned.values()),
+            checkpoint_seconds=self._config.resources.checkpoint_seconds,
+            snapshot_step=snapshot_step,
+        )
+
+    def _steps(self) -> dict[str, int]:
+        """Returns the steps of every model to come, at most, by its name."""
+        config, per_epoch = self._config, self._data.steps_per_epoch
+        dense = config.epochs * per_epoch
+        found = {rung_name(0.0): min(dense, config.train_args.num_steps or dense)}
+        twins: list[tuple[Twin, int]] = []
+        if config.clustering:
+            twins.append((Twin.CLUSTERED, config.clustering.epochs * per_epoch))
+        if config.quantization_aware:
+            twins.append((Twin.QUANTIZATION_AWARE, config.quantization_aware.epochs * per_epoch))
+        for target in config.sparsities:
+            if target:
+                found[rung_name(target)] = self._fine_tune_steps
+            if target and config.rewinding:
+                epochs = config.rewinding.epochs or config.epochs
+                found[rung_name(target, Twin.REWOUND)] = epochs * per_epoch
+            found |= {rung_name(target, twin): steps for twin, steps in twins}
+        return found
+
+    @property
+    def _fine_tune_steps(self) -> int:
+        return self._config.fine_tune_epochs * self._data.steps_per_epoch
+
+    # Sparsity.
+
+    def _plan(self, previous: float, target: float) -> schedules.MaskPlan:
+        per_epoch = self._data.steps_per_epoch
+        return schedules.plan(
+            self._config.pruning.schedule,
+            previous,
+            target,
+            self._fine_tune_steps,
+            rung_name(target),
+            f"{per_epoch} batches of {self._config.batch_size} rows over {self._config.fine_tune_epochs} "
+            "epochs",
+        )
+
+    def _allocated(self, target: float) -> dict[str, float]:
+        if self._config.pruning.allocation is Allocation.UNIFORM:
+            return dict.fromkeys(self._now, target)
+        curves = sensitivities(self._checkpoints)
+        if not curves:
+            curves = self._scanned()
+            self._checkpoints.save(_SENSITIVITY, {}, {"curves": [curve.to_dict() for curve in curves]})
+        return allocate({curve.weight: curve for curve in curves}, target, self._now)
+
+    def _scanned(self) -> tuple[Sensitivity, ...]:
+        logging.info("Measuring how sensitive %d weights are to pruning.", len(self._weights))
+        pruning = self._config.pruning
+        batches = self._data.sample(_SCAN_BATCHES, self._config.seed)
+        saliencies = keras_saliency.saliency(self._model, self._weights, pruning.criterion, batches)
+        found = keras_saliency.scan(self._model, self._weights, saliencies, pruning.structure, batches)
+        return tuple(found.values())
+
+    def _smaller(self, name: str, target: float) -> Any:
+        """Returns the model without the units that this rung removes."""
+        stored = self._checkpoints.load(f"{name}{_UNITS}")
+        if stored is None:
+            pruning = self._config.pruning
+            groups = keras_structured.unit_groups(self._model, pruning.layers)
+            batches = self._data.sample(pruning.saliency_batches, self._config.seed)
+            saliency = keras_saliency.saliency(
+                self._model, every_weight(self._model), pruning.criterion, batches
+            )
+            scores = keras_structured.unit_scores(self._model, groups, saliency)
+            assert isinstance(pruning.structure, Units)
+            keep = keras_structured.choose_units(
+                groups, target, scores, self._original_units, pruning.structure.min_units
+            )
+            self._checkpoints.save(f"{name}{_UNITS}", {}, {"keep": keep})
+        else:
+            keep = stored[1]["keep"]
+        return keras_structured.shrink(self._model, keep)
+
+    def _keep_early_weights(self, weights: list[Any]) -> None:
+        self._checkpoints.save(_EARLY, keras_fit.numbered("w", weights), {})
+
+
+class _Ramp:
+    """Renews the masks of one rung as its sparsity rises; with no plans they stay as they are."""
+
+    def __init__(
+        self,
+        model: Any,
+        masks: Masks,
+        plans: Mapping[str, schedules.MaskPlan],
+        config: TrainerConfig,
+        data: TrainingData,
+    ) -> None:
+        self.masks = masks
+        self.last_step = max((plan.last_step for plan in plans.values()), default=-1)
+        self._model, self._plans, self._pruning, self._data = model, plans, config.pruning, data
+        self._seed = config.seed
+
+    def is_due(self, step: int) -> bool:
+        return any(plan.is_due(step) for plan in self._plans.values())
+
+    def renew(self, step: int) -> None:
+        pruning = self._pruning
+        batches: Sequence[Any] = ()
+        if pruning.criterion is not Criterion.MAGNITUDE:
+            batches = self._data.sample(pruning.saliency_batches, self._seed + step)
+        found = keras_saliency.saliency(self._model, self.masks.weights, pruning.criterion, batches)
+        self.masks.assign(
+            {
+                name: mask(found[name], plan.sparsity_fraction(step), pruning.structure)
+                for name, plan in self._plans.items()
+            }
         )
 
 
-def _fit(
-    model: tf_keras.Model,
-    train: Rows,
-    validation: Rows,
-    config: TrainerConfig,
-    epochs: int,
-    callbacks: list[Any],
-) -> None:
-    model.fit(
-        _dataset(train, config, shuffle=True),
-        validation_data=_dataset(validation, config, shuffle=False),
-        epochs=epochs,
-        callbacks=callbacks,
-        verbose=0,
-    )
-
-
-def _dataset(rows: Rows, config: TrainerConfig, *, shuffle: bool) -> tf.data.Dataset:
-    positions = tf.data.Dataset.range(len(rows))
-    if shuffle:
-        positions = positions.shuffle(len(rows), seed=config.seed)
-
-    def gather(index: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        batch = rows.take(index)
-        return dict(batch.features), batch.labels
-
-    return positions.batch(config.batch_size).map(gather).prefetch(2)
-
-
-def _prunable_weights(layer: Any, min_weights: int) -> list[Any]:
-    """The weights of a layer that tfmot would prune, when the largest is worth it."""
-    if not layer.weights or not prune_registry.PruneRegistry.supports(layer):
-        return []
-    weights = prune_registry.PruneRegistry.make_prunable(layer).get_prunable_weights()
-    sizes = [weight.shape.num_elements() for weight in weights]
-    return list(weights) if sizes and max(sizes) >= min_weights else []
-
-
-def _prunable_kernels(model: tf_keras.Model, min_weights: int) -> dict[str, Any]:
-    return {
-        weight.name.partition(":")[0]: weight.numpy()
-        for layer in model.layers
-        for weight in _prunable_weights(layer, min_weights)
-    }
-
-
-def _wrap(model: tf_keras.Model, schedule: Any, min_weights: int) -> tf_keras.Model:
-    """Returns a model on the same weights whose large kernels are pruned as it is trained."""
-
-    def wrap(layer: Any) -> Any:
-        if not _prunable_weights(layer, min_weights):
-            return layer
-        return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
-
-    return tf_keras.models.clone_model(model, clone_function=wrap)
-
-
-class _BestWeights(tf_keras.callbacks.Callback):
-    """Keeps the weights of the best epoch that counts, stops early, and refuses a loss that is not finite."""
-
-    def __init__(self, *, rung: str, first_step: int, patience: int | None) -> None:
-        super().__init__()
-        self._rung, self._first_step, self._patience = rung, first_step, patience
-        self._best, self._weights, self._waited, self._steps = np.inf, None, 0, 0
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        self._steps += 1
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        found = dict(logs or {})
-        if not np.isfinite([found["loss"], found["val_loss"]]).all():
-            raise DataError(
-                f"The loss must stay finite; got {found['loss']} (validation {found['val_loss']}) in epoch "
-                f"{epoch + 1} of rung '{self._rung}' at learning rate "
-                f"{float(self.model.optimizer.learning_rate):g}. Lower it, or look for wrong labels."
-            )
-        if self._steps < self._first_step:
-            return
-        if found["val_loss"] < self._best:
-            self._best, self._weights, self._waited = found["val_loss"], self.model.get_weights(), 0
-        else:
-            self._waited += 1
-            if self._patience is not None and self._waited >= self._patience:
-                self.model.stop_training = True
-
-    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        self.model.set_weights(self._weights)
-
-
-class _Progress(tf_keras.callbacks.Callback):
-    """Logs one line per epoch."""
-
-    def __init__(self, rung: str, epochs: int) -> None:
-        super().__init__()
-        self._rung, self._epochs = rung, epochs
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        figures = ", ".join(f"{key} {value:.4g}" for key, value in (logs or {}).items())
-        logging.info("Rung %s, epoch %d of at most %d: %s", self._rung, epoch + 1, self._epochs, figures)
+def sensitivities(checkpoints: Checkpoints) -> tuple[Sensitivity, ...]:
+    """Returns the measured curves, if there are any."""
+    stored = checkpoints.load(_SENSITIVITY)
+    return tuple(Sensitivity.from_dict(curve) for curve in stored[1]["curves"]) if stored else ()

@@ -72,8 +72,9 @@ def select(model: Any, layers: Layers) -> list[PrunableWeight]:
         for layer in chosen:
             if layer.trainable_weights and not by_name[layer.name]:
                 raise ConfigError(
-                    f"Layer {layer.name!r} ({type(layer).__name__}) cannot be pruned: it has no kernel. Take it "
-                    "out of `names`, or give it a method get_prunable_weights(), as tfmot's PrunableLayer has."
+                    f"Layer {layer.name!r} ({type(layer).__name__}) cannot be pruned: it has no kernel. Take "
+                    "it out of `names`, or give it a method get_prunable_weights(), as tfmot's PrunableLayer "
+                    "has."
                 )
     found: dict[int, PrunableWeight] = {}
     for layer in chosen:
@@ -84,10 +85,20 @@ def select(model: Any, layers: Layers) -> list[PrunableWeight]:
     if not weights:
         raise ConfigError(
             f"The model must have a layer to prune with at least {layers.min_weights} weights; got "
-            f"{_listed([layer.name for layer in leaf_layers(model)])}. Lower min_weights, choose other layers, or ask "
-            "for the dense model alone with sparsities=(0.0,)."
+            f"{_listed([layer.name for layer in leaf_layers(model)])}. Lower min_weights, choose other "
+            "layers, or ask for the dense model alone with sparsities=(0.0,)."
         )
     return weights
+
+
+def every_weight(model: Any) -> list[PrunableWeight]:
+    """Returns all kernels and embeddings of the model, however small."""
+    found = [
+        PrunableWeight(weight_name(variable), layer, variable)
+        for layer in leaf_layers(model)
+        for variable in prunable_variables(layer)
+    ]
+    return list({id(weight.variable): weight for weight in found}.values())
 
 
 def select_layers(model: Any, layers: Layers) -> list[Any]:
