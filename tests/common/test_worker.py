@@ -1,0 +1,389 @@
+"""A worker: values, errors, deaths, limits, and that it never outlives its parent."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from absl import logging as absl_logging
+
+from tfx_mobile.common import worker
+from tfx_mobile.common.errors import ConfigError, DataError, RegistryError
+from tfx_mobile.common.worker import WorkerError
+from tfx_mobile.orchestration import failure
+
+FUNCTIONS = """
+import builtins, os, resource, signal, sys, time
+from tfx_mobile.common import errors
+
+
+class StrictError(errors.DataError):
+    pass
+
+
+def same(**arguments):
+    return arguments
+
+
+def surroundings():
+    return {
+        "path": sys.path,
+        "variables": dict(os.environ),
+        "main": sys.modules["__main__"].__dict__.get("__file__"),
+        "hash_randomised": bool(sys.flags.hash_randomization),
+        "process": os.getpid(),
+        "folder": os.getcwd(),
+        "standard_input": sys.stdin.read(),
+    }
+
+
+def fail(kind, message):
+    raise getattr(errors if hasattr(errors, kind) else builtins, kind)(message)
+
+
+def fail_strictly(message):
+    try:
+        raise KeyError("inner")
+    except KeyError as error:
+        raise StrictError(message) from error
+
+
+def die(number):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def exit_at_once():
+    os._exit(3)
+
+
+def end(code):
+    sys.exit(code)
+
+
+def crash_when_done():
+    import atexit
+    atexit.register(os.kill, os.getpid(), signal.SIGKILL)
+    return 5
+
+
+def not_json():
+    return {1, 2}
+
+
+def speak():
+    print("to standard output")
+    print("to standard error", file=sys.stderr)
+    from absl import logging as absl_logging
+    absl_logging.info("an INFO line")
+    absl_logging.debug("a DEBUG line")
+
+
+def speak_and_wait(note):
+    print("live")
+    wait(note)
+
+
+def allocate(mib):
+    import numpy
+    return int(numpy.ones(mib << 20, numpy.uint8).nbytes)
+
+
+def train_and_allocate(mib):
+    import tensorflow as tf
+    import tf_keras
+    model = tf_keras.Sequential([tf_keras.layers.Dense(8), tf_keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    model.fit(tf.ones((64, 4)), tf.ones((64, 1)), verbose=0)
+    square = tf.random.normal((1500, 1500))
+    cpu, wall = time.process_time(), time.monotonic()
+    for _ in range(10):
+        square = tf.linalg.matmul(square, square) * 1e-4
+    square.numpy()
+    print("cores", (time.process_time() - cpu) / (time.monotonic() - wall))
+    return int(tf.size(tf.ones((mib, 2**18))))
+
+
+def limit():
+    return resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+
+def wait(note):
+    with open(note + ".part", "w") as stream:
+        stream.write(str(os.getpid()))
+    os.replace(note + ".part", note)
+    time.sleep(120)
+"""
+
+
+@pytest.fixture(autouse=True)
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that only this process's path leads to."""
+    folder = tmp_path / "only here"
+    folder.mkdir()
+    (folder / "worker_functions.py").write_text(FUNCTIONS)
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def test_values_go_there_and_back() -> None:
+    value = {"text": "ä\u2028\udc80", "number": 0.1, "whole": 2**70, "none": None, "list": [True, {"a": []}]}
+    assert worker.run("worker_functions.same", value) == value
+    assert worker.run("worker_functions:same", {"tuple": (1, 2)}) == {"tuple": [1, 2]}
+
+
+def test_the_process_is_a_new_one_with_our_path_and_without_our_main_script(
+    functions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (functions / "json.py").write_text("raise RuntimeError('a module of the working folder')")
+    monkeypatch.chdir(functions)
+    monkeypatch.setattr(sys, "path", [*sys.path[1:], sys.path[0]])  # the standard library before it
+    found = worker.run(
+        "worker_functions.surroundings", {}, environment={"TF_USE_LEGACY_KERAS": "1", "A": "b"}, num_threads=3
+    )
+    assert found["process"] != os.getpid()
+    assert found["path"] == [os.path.abspath(entry) for entry in sys.path]
+    assert found["folder"] == str(functions)
+    assert found["main"] is None
+    assert not found["hash_randomised"]
+    assert found["standard_input"] == ""
+    variables = found["variables"]
+    threads = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    assert [variables[name] for name in threads] == ["3"] * 4
+    assert (variables["A"], variables["PATH"]) == ("b", os.environ["PATH"])
+    assert "PYTHONPATH" not in variables or variables["PYTHONPATH"] == os.environ.get("PYTHONPATH")
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, RegistryError])
+def test_our_errors_arrive_as_they_were_with_the_traceback_as_their_cause(kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"\Aa rule; got\nthis\Z") as caught:
+        worker.run("worker_functions.fail", {"kind": kind.__name__, "message": "a rule; got\nthis"})
+    assert type(caught.value) is kind
+    cause = str(caught.value.__cause__)
+    assert isinstance(caught.value.__cause__, WorkerError)
+    assert cause.startswith("worker_functions.fail failed in its worker process.\nTraceback (most recent")
+    assert "in fail" in cause
+    assert failure.message(caught.value) == "a rule; got\nthis"
+
+
+def test_a_kind_of_our_errors_arrives_as_the_one_we_know() -> None:
+    with pytest.raises(DataError, match=r"\Astrict\Z") as caught:
+        worker.run("worker_functions.fail_strictly", {"message": "strict"})
+    assert type(caught.value) is DataError
+    assert "KeyError: 'inner'" in str(caught.value.__cause__)
+
+
+def test_other_errors_say_where_they_were_raised() -> None:
+    with pytest.raises(WorkerError) as caught:
+        worker.run("worker_functions.fail", {"kind": "IndexError", "message": "no such row"})
+    lines = str(caught.value).splitlines()
+    assert lines[:2] == [
+        "worker_functions.fail failed in its worker process.",
+        "Traceback (most recent call last):",
+    ]
+    assert lines[-1] == "IndexError: no such row"
+    assert re.search(r'File ".*worker_functions.py", line \d+, in fail', str(caught.value))
+    assert failure.message(caught.value) == "IndexError: no such row"
+
+
+@pytest.mark.parametrize(
+    ("function", "last_line"),
+    [
+        ("worker_functions.not_there", "has no attribute 'not_there'"),
+        ("no_such_module:function", "No module named 'no_such_module'"),
+        ("worker_functions.not_json", "Object of type set is not JSON serializable"),
+    ],
+)
+def test_what_cannot_be_called_or_given_back_is_an_error(function: str, last_line: str) -> None:
+    with pytest.raises(WorkerError) as caught:
+        worker.run(function, {})
+    assert str(caught.value).endswith(last_line)
+
+
+def test_a_function_that_ends_the_process_politely_is_an_error() -> None:
+    with pytest.raises(WorkerError, match=r"\nSystemExit: 0\Z"):
+        worker.run("worker_functions.end", {"code": 0})
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
+def test_a_death_by_a_signal_names_it_and_the_function_and_the_memory(number: signal.Signals) -> None:
+    message = (
+        f"worker_functions.die must return; got a worker process that died with {number.name}. Memory may be "
+        "the reason (the limit is max_memory_mib = 900): smaller batches and a smaller cache need less. "
+        "What it wrote last is in the log."
+    )
+    with pytest.raises(WorkerError, match=f"^{re.escape(message)}$"):
+        worker.run("worker_functions.die", {"number": number}, max_memory_mib=900)
+
+
+def test_a_death_without_a_limit_says_that_there_is_none() -> None:
+    with pytest.raises(WorkerError, match=re.escape("(there is no max_memory_mib)")):
+        worker.run("worker_functions.die", {"number": signal.SIGKILL})
+
+
+def test_an_end_without_a_result_names_the_code() -> None:
+    message = (
+        "worker_functions.exit_at_once must return; got a worker process that ended with code 3. "
+        "What it wrote last is in the log."
+    )
+    with pytest.raises(WorkerError, match=f"^{re.escape(message)}$"):
+        worker.run("worker_functions.exit_at_once", {})
+
+
+def test_a_death_after_the_work_does_not_lose_it(caplog: pytest.LogCaptureFixture) -> None:
+    assert worker.run("worker_functions.crash_when_done", {}) == 5
+    assert caplog.messages == [
+        "The worker of worker_functions.crash_when_done died with SIGKILL after it was done."
+    ]
+
+
+def test_more_memory_than_allowed_is_refused_by_the_name_of_the_setting() -> None:
+    with pytest.raises(ConfigError) as caught:
+        worker.run("worker_functions.allocate", {"mib": 3072}, max_memory_mib=500)
+    assert re.fullmatch(
+        r"worker_functions\.allocate must do with max_memory_mib = 500; got .*MemoryError: Unable to "
+        r"allocate 3\.00 GiB .*\. Raise max_memory_mib, or use less: smaller batches, a smaller cache, a "
+        r"smaller model\.",
+        str(caught.value),
+    )
+    assert worker.run("worker_functions.allocate", {"mib": 50}, max_memory_mib=500) == 50 << 20
+    assert worker.run("worker_functions.limit", {}, max_memory_mib=500) == 500 << 20
+
+
+@pytest.mark.pipeline
+def test_tensorflow_trains_within_limits_and_is_refused_more(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        worker.run(
+            "worker_functions.train_and_allocate",
+            {"mib": 3072},
+            environment={"TF_USE_LEGACY_KERAS": "1"},
+            num_threads=1,
+            max_memory_mib=1000,
+        )
+    assert "max_memory_mib = 1000; got tensorflow.python.framework.errors_impl.ResourceExhausted" in str(
+        caught.value
+    )
+    assert float(capfd.readouterr().out.split("cores ")[1].split()[0]) < 1.3  # two and more without a limit
+
+
+def test_memory_that_runs_out_without_our_limit_is_not_blamed_on_the_setting() -> None:
+    with pytest.raises(WorkerError, match=r"\nMemoryError: none left\Z"):
+        worker.run("worker_functions.fail", {"kind": "MemoryError", "message": "none left"})
+
+
+@pytest.mark.parametrize("verbosity", [absl_logging.INFO, absl_logging.WARNING])
+def test_what_it_writes_goes_where_ours_goes(verbosity: int, capfd: pytest.CaptureFixture[str]) -> None:
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(verbosity)
+    try:
+        worker.run("worker_functions.speak", {})
+    finally:
+        absl_logging.set_verbosity(before)
+    found = capfd.readouterr()
+    assert found.out == "to standard output\n"
+    assert found.err.startswith("to standard error\n")
+    assert ("an INFO line" in found.err) == (verbosity == absl_logging.INFO)
+    assert "a DEBUG line" not in found.err
+
+
+PARENT = """
+import sys
+sys.path.insert(0, {functions!r})
+from tfx_mobile.common import worker
+open({script_runs!r}, "a").write("x")
+try:
+    worker.run({function!r}, {{"note": {note!r}}})
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise SystemExit(7)
+"""
+
+
+def is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def wait_for(condition: object, seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@contextlib.contextmanager
+def parent_of_a_worker(
+    functions: Path, tmp_path: Path, function: str = "worker_functions.wait"
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that runs a worker which waits; and the worker's process."""
+    note = tmp_path / "note"
+    script = tmp_path / "main_script.py"
+    values = {"functions": str(functions), "function": function, "note": str(note)}
+    script.write_text(textwrap.dedent(PARENT).format(**values, script_runs=str(tmp_path / "runs")))
+    (tmp_path / "tmp").mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert wait_for(note.exists)
+        child = int(note.read_text())
+        assert is_alive(child)
+        yield parent, child
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+def test_a_worker_ends_when_its_parent_is_killed(functions: Path, tmp_path: Path) -> None:
+    with parent_of_a_worker(functions, tmp_path) as (parent, child):
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert wait_for(lambda: not is_alive(child), 5.0)
+    assert (tmp_path / "runs").read_text() == "x"  # the script was not run again by the worker
+    assert wait_for(lambda: not list((tmp_path / "tmp").iterdir()), 2.0)
+
+
+def test_an_interrupt_ends_the_worker_and_goes_on(functions: Path, tmp_path: Path) -> None:
+    with parent_of_a_worker(functions, tmp_path) as (parent, child):
+        os.kill(child, signal.SIGINT)  # a terminal sends it to both
+        time.sleep(0.3)
+        assert is_alive(child)
+        parent.send_signal(signal.SIGINT)
+        out, err = parent.communicate(timeout=10)
+        assert (parent.returncode, out, err) == (7, "interrupted\n", "")
+        assert not is_alive(child)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_what_it_prints_is_there_while_it_runs(functions: Path, tmp_path: Path) -> None:
+    with parent_of_a_worker(functions, tmp_path, "worker_functions.speak_and_wait") as (parent, child):
+        assert parent.stdout
+        assert parent.stdout.readline() == "live\n"
+        assert is_alive(child)
+
+
+def test_a_run_leaves_no_file_and_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    before = os.listdir("/proc/self/fd")
+    worker.run("worker_functions.same", {})
+    with pytest.raises(DataError, match=r"\Ax\Z"):
+        worker.run("worker_functions.fail", {"kind": "DataError", "message": "x"})
+    assert os.listdir("/proc/self/fd") == before
+    assert list((tmp_path / "tmp").iterdir()) == []
