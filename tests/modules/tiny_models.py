@@ -44,6 +44,26 @@ def build_keras_3(ctx: Any) -> Any:
     return keras.Model(given, keras.layers.Dense(1)(given))
 
 
+def is_dense(layer: Any) -> bool:
+    """Returns whether a layer is dense, in either Keras; a predicate for Layers."""
+    return type(layer).__name__ == "Dense"
+
+
+class OneOfTwo(layers.Layer):  # type: ignore[misc]
+    """A custom layer with two weights, one of which may be pruned."""
+
+    def build(self, shape: Any) -> None:
+        self.first = self.add_weight("first", (8, 8))
+        self.second = self.add_weight("second", (8, 8))
+
+    def call(self, inputs: Any) -> Any:
+        return inputs @ self.first @ self.second
+
+    def get_prunable_weights(self) -> list[Any]:
+        """Returns the second, as tfmot's PrunableLayer does."""
+        return [self.second]
+
+
 def build_nothing(ctx: Any) -> None:
     """Forgets to return its model."""
 
