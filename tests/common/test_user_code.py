@@ -185,8 +185,8 @@ def test_a_module_file_is_read_as_it_is(tmp_path: Path) -> None:
         (
             "long.py",
             b"#" * (2**20 + 1),
-            "have at most 1048576 bytes, since its text is recorded with each run; got more in '{}'. Put it into "
-            "a package and give dotted names of functions.",
+            "have at most 1048576 bytes, since its text is recorded with each run; got more in '{}'. Put it "
+            "into a package and give dotted names of functions.",
         ),
     ],
 )
