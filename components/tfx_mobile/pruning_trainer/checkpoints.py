@@ -226,8 +226,8 @@ def _lock(folder: Path, wait_seconds: float) -> int:
             os.close(handle)
             if time.monotonic() >= end:
                 raise ConfigError(
-                    "The same training must not run twice at once (same settings, data and code); got another "
-                    f"run, process {holder}, at {folder}. Wait for it, or end it."
+                    "The same training must not run twice at once (same settings, data and code); got "
+                    f"another run, process {holder}, at {folder}. Wait for it, or end it."
                 ) from None
             time.sleep(0.1)
             continue
