@@ -106,7 +106,8 @@ class Fit:
         self._best, self._best_weights = np.inf, None
         self._history: list[Epoch] = []
         self._seconds_before, self._started = 0.0, time.monotonic()
-        self._steps_before = self._epoch_start = 0
+        self._paced = 0, self._started  # a step, and when it was done: the first one builds the graph
+        self._epoch_start = 0
         self._saved = self._told = time.monotonic()
 
     def run(self) -> Fitted:
@@ -153,6 +154,8 @@ class Fit:
         loss = float(logs["loss"])
         if not np.isfinite(loss):
             self._diverged(f"got {loss} at step {self._step} of {self._settings.num_steps}")
+        if self._paced[0] == 0:
+            self._paced = self._step, time.monotonic()
         self._tell(f"loss {loss:.4g}")
         if self._step % self._data.steps_per_epoch and self._step < self._settings.num_steps:
             self._save_now_and_then()
@@ -204,11 +207,11 @@ class Fit:
 
     def _tell(self, figures: str, *, always: bool = False) -> None:
         now = time.monotonic()
-        if not always and now - self._told < _PROGRESS_SECONDS:
+        paced_step, paced_at = self._paced
+        if not always and (now - self._told < _PROGRESS_SECONDS or self._step == paced_step):
             return
         self._told = now
-        done = self._step - self._steps_before
-        pace = (now - self._started) / max(done, 1)
+        pace = (now - paced_at) / max(self._step - paced_step, 1)
         left = 0 if always else self._settings.num_steps - self._step
         sparsity = f", sparsity {self._renewal.masks.sparsity_fraction():.1%}" if self._renewal else ""
         logging.info(
@@ -254,7 +257,7 @@ class Fit:
             self._renewal.masks.assign_arrays(stored(arrays, "m"))
         self._model.set_weights(stored(arrays, "w"))
         keras_line.set_optimizer_arrays(self._model, stored(arrays, "o"))
-        self._step = self._steps_before = state["step"]
+        self._step = state["step"]
         self._begun, self._waited = state["begun"], state["waited"]
         self._best_weights = stored(arrays, "b") or None
         self._best = np.inf if state["best"] is None else state["best"]

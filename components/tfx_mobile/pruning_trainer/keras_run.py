@@ -100,6 +100,8 @@ def _context(
         transform_output=transform_output,
         hyperparameters=found | config.hyperparameters,
         splits={split: tuple(names) for split, names in split_files.items()},
+        train_splits=config.train_splits,
+        seed=config.seed,
     )
 
 

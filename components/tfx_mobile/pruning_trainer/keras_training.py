@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from tfx_mobile.common.errors import ConfigError
@@ -38,6 +39,7 @@ from tfx_mobile.pruning_trainer.keras_input import TrainingData
 from tfx_mobile.pruning_trainer.keras_masks import Masks
 from tfx_mobile.pruning_trainer.masks import mask
 from tfx_mobile.pruning_trainer.selection import PrunableWeight, every_weight, select, weight_name
+from tfx_mobile.pruning_trainer.structured import UnitGroup, choose_units
 
 _EARLY, _SENSITIVITY, _UNITS = "early", "sensitivity", "-units"  # checkpoints beside those of rungs
 _SCAN_BATCHES = 16
@@ -131,6 +133,7 @@ class _Ladder:
         self._masks: Masks | None = None
         self._now: dict[str, float] = {}  # sparsity of each weight
         self._target = 0.0
+        self._groups: tuple[UnitGroup, ...] = ()
         self._original_units: dict[str, int] = {}
         self._dense_steps = 0
         self._planned = self._steps()
@@ -149,8 +152,8 @@ class _Ladder:
             self._masks = Masks(self._weights)
             self._compiled.apply(self._model)
         if self._removes_units:
-            groups = keras_structured.unit_groups(self._model, pruning.layers)
-            self._original_units = {group.name: group.num_units for group in groups}
+            self._groups = keras_structured.unit_groups(self._model, pruning.layers)
+            self._original_units = {group.name: group.num_units for group in self._groups}
         if self._config.clustering or self._config.quantization_aware:
             self._check_twins()
 
@@ -228,15 +231,15 @@ class _Ladder:
         return self._trained(settings.rung, target, twin, self._model, settings, renewal=fixed)
 
     def _clustered(self, target: float, config: Clustering) -> TrainedRung:
-        preserve = config.preserve_sparsity and target > 0 and not self._removes_units
-        wrapped = keras_clustering.cluster(keras_line.clone(self._model), config, preserve_sparsity=preserve)
+        wrapped = keras_clustering.cluster(self._model, config, seed=self._config.seed)
         self._compiled.apply(wrapped, learning_rate=self._twin_rate(config.learning_rate))
+        twin = Twin.CLUSTERED
         settings = self._settings(
-            rung_name(target, Twin.CLUSTERED), config.epochs * self._data.steps_per_epoch, patience=None
+            rung_name(target, twin), config.epochs * self._data.steps_per_epoch, patience=None
         )
-        return self._trained(
-            settings.rung, target, Twin.CLUSTERED, wrapped, settings, finish=keras_clustering.strip
-        )
+        trained = self._trained(settings.rung, target, twin, wrapped, settings, finish=keras_clustering.strip)
+        keras_clustering.check_clusters(trained.model, self._model, config)
+        return trained
 
     def _quantization_aware(
         self, target: float, start: Any, config: QuantizationAware, *, clustered: bool
@@ -258,7 +261,7 @@ class _Ladder:
         """Makes the twins once, so that a model they cannot be made of is refused before it is trained."""
         clustering, aware = self._config.clustering, self._config.quantization_aware
         if clustering:
-            keras_clustering.cluster(keras_line.clone(self._model), clustering, preserve_sparsity=False)
+            keras_clustering.cluster(self._model, clustering, seed=self._config.seed)
         if aware:
             keras_quantization.quantization_aware(
                 keras_line.clone(self._model), aware, preserve_sparsity=False, preserve_clusters=False
@@ -376,15 +379,14 @@ class _Ladder:
     # Sparsity.
 
     def _plan(self, previous: float, target: float) -> schedules.MaskPlan:
-        per_epoch = self._data.steps_per_epoch
+        rows, per_epoch = self._data.num_rows, self._data.steps_per_epoch
+        batches = f"{rows} rows in batches of {self._config.batch_size}" if rows else f"{per_epoch} batches"
         return schedules.plan(
             self._config.pruning.schedule,
             previous,
             target,
             self._fine_tune_steps,
-            rung_name(target),
-            f"{per_epoch} batches of {self._config.batch_size} rows over {self._config.fine_tune_epochs} "
-            "epochs",
+            f"{rung_name(target)!r} ({batches} over {self._config.fine_tune_epochs} epochs)",
         )
 
     def _allocated(self, target: float) -> dict[str, float]:
@@ -409,15 +411,14 @@ class _Ladder:
         stored = self._checkpoints.load(f"{name}{_UNITS}")
         if stored is None:
             pruning = self._config.pruning
-            groups = keras_structured.unit_groups(self._model, pruning.layers)
             batches = self._data.sample(pruning.saliency_batches, self._config.seed)
             saliency = keras_saliency.saliency(
                 self._model, every_weight(self._model), pruning.criterion, batches
             )
-            scores = keras_structured.unit_scores(self._model, groups, saliency)
+            scores = keras_structured.unit_scores(self._model, self._groups, saliency)
             assert isinstance(pruning.structure, Units)
-            keep = keras_structured.choose_units(
-                groups, target, scores, self._original_units, pruning.structure.min_units
+            keep = choose_units(
+                self._groups, target, scores, self._original_units, pruning.structure.min_units
             )
             self._checkpoints.save(f"{name}{_UNITS}", {}, {"keep": keep})
         else:
@@ -453,9 +454,13 @@ class _Ramp:
         if pruning.criterion is not Criterion.MAGNITUDE:
             batches = self._data.sample(pruning.saliency_batches, self._seed + step)
         found = keras_saliency.saliency(self._model, self.masks.weights, pruning.criterion, batches)
+        before = self.masks.arrays()
         self.masks.assign(
             {
-                name: mask(found[name], plan.sparsity_fraction(step), pruning.structure)
+                # what is pruned stays so where others count nothing at this moment
+                name: mask(
+                    np.where(before[name], found[name], -1), plan.sparsity_fraction(step), pruning.structure
+                )
                 for name, plan in self._plans.items()
             }
         )
