@@ -32,8 +32,8 @@ def mask(saliency: FloatArray, sparsity_fraction: float, structure: Weights | Bl
     whole one would, or all that it has.
 
     Args:
-      saliency: Float32, shape of the weight, finite; the smallest go first. Weights that are masked already stay so
-        while theirs is the smallest: give them -1 where others may be exactly 0.
+      saliency: Float32, shape of the weight, finite; the smallest go first. Weights that are masked already
+        stay so while theirs is the smallest: give them -1 where others may be exactly 0.
       sparsity_fraction: Share of zeros, in [0, 1).
       structure: What becomes zero together.
 
@@ -80,8 +80,7 @@ def _pooled(matrix: FloatArray, blocks: Blocks) -> FloatArray:
     sums = np.add.reduceat(np.add.reduceat(matrix, rows, axis=0), columns, axis=1)
     heights = np.diff(rows, append=matrix.shape[0])
     widths = np.diff(columns, append=matrix.shape[1])
-    means: FloatArray = sums / np.outer(heights, widths).astype(np.float32)
-    return means
+    return np.divide(sums, np.outer(heights, widths), dtype=np.float32)
 
 
 def _largest_of_groups(saliency: FloatArray, num_zeros: int, group: int) -> BoolArray:

@@ -1,0 +1,160 @@
+"""How much each number of a weight counts, and what is lost when a weight alone is pruned.
+
+For Keras 2 and Keras 3 alike: both have `compute_loss(x, y, y_pred, sample_weight)`, regularisation
+included. The model is run as in inference (`training=False`) and is the same afterwards, metrics included.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfx_mobile.common.errors import DataError
+from tfx_mobile.pruning_trainer.allocation import Sensitivity
+from tfx_mobile.pruning_trainer.config import Blocks, Criterion, MByN, Weights
+from tfx_mobile.pruning_trainer.masks import FloatArray, mask
+from tfx_mobile.pruning_trainer.selection import PrunableWeight
+
+LEVELS = (0.25, 0.5, 0.65, 0.75, 0.825, 0.875, 0.91, 0.94, 0.955, 0.97, 0.98, 0.985, 0.99, 0.995)
+_FISHER_ROWS = 1
+
+
+def saliency(
+    model: Any, weights: Sequence[PrunableWeight], criterion: Criterion, batches: Iterable[Any]
+) -> dict[str, FloatArray]:
+    """Returns how much each number of each weight counts.
+
+    Args:
+      model: Compiled.
+      weights: Of the model.
+      criterion: MAGNITUDE is |w| and reads no batch.
+      batches: (x, y) or (x, y, sample_weight), with rows along the first axis of every tensor.
+
+    Returns:
+      By weight name, float32 of the weight's shape, >= 0.
+
+    Raises:
+      DataError: There is no batch.
+    """
+    values = {weight.name: weight.variable.numpy().astype(np.float32) for weight in weights}
+    if criterion is Criterion.MAGNITUDE:
+        return {name: np.abs(value) for name, value in values.items()}
+    squared = criterion is Criterion.FISHER
+    if squared:
+        batches = _split(batches, _FISHER_ROWS)
+    means = _mean_gradients(model, [weight.variable for weight in weights], batches, squared=squared)
+    if squared:
+        return {name: value**2 * mean / 2 for (name, value), mean in zip(values.items(), means, strict=True)}
+    return {name: np.abs(value * mean) for (name, value), mean in zip(values.items(), means, strict=True)}
+
+
+def scan(
+    model: Any,
+    weights: Sequence[PrunableWeight],
+    saliencies: Mapping[str, FloatArray],
+    structure: Weights | Blocks | MByN,
+    batches: Iterable[Any],
+    levels: tuple[float, ...] = LEVELS,
+) -> dict[str, Sensitivity]:
+    """Returns what the model loses when one weight alone is pruned to each level.
+
+    Args:
+      model: Compiled.
+      weights: Of the model.
+      saliencies: By weight name.
+      structure: What becomes zero together.
+      batches: As for `saliency`; kept in memory.
+      levels: Sparsities, rising, in (0, 1).
+
+    Raises:
+      DataError: There is no batch, or a loss is not finite.
+    """
+    kept = list(batches)
+    loss = _loss_function(model)
+    found = {}
+    with _metrics_kept(model):
+        dense = _mean_loss(loss, kept, "of the model as it is")
+        for weight in weights:
+            before = weight.variable.numpy()
+            losses = []
+            try:
+                for level in levels:
+                    stays = mask(saliencies[weight.name], level, structure)
+                    weight.variable.assign(before * stays)
+                    losses.append(_mean_loss(loss, kept, f"with {weight.name!r} pruned to {level:g}") - dense)
+            finally:
+                weight.variable.assign(before)
+            found[weight.name] = Sensitivity(weight.name, before.size, levels, tuple(losses))
+    return found
+
+
+def _loss_function(model: Any) -> Any:
+    @tf.function(reduce_retracing=True)
+    def loss(x: Any, y: Any, sample_weight: Any) -> Any:
+        return model.compute_loss(x, y, model(x, training=False), sample_weight)
+
+    return loss
+
+
+def _mean_loss(loss: Any, batches: Sequence[Any], what: str) -> float:
+    rows = [_num_rows(batch) for batch in batches]
+    if not sum(rows):
+        raise DataError("Sensitivity must be measured on rows; got none.")
+    losses = [float(loss(*_three(batch))) for batch in batches]
+    mean = float(np.average(losses, weights=rows))
+    if not np.isfinite(mean):
+        raise DataError(f"The loss must be finite; got {mean} {what}.")
+    return mean
+
+
+def _mean_gradients(
+    model: Any, variables: list[Any], batches: Iterable[Any], *, squared: bool
+) -> list[FloatArray]:
+    sums = [tf.Variable(tf.zeros(variable.shape)) for variable in variables]
+
+    @tf.function(reduce_retracing=True)
+    def add(x: Any, y: Any, sample_weight: Any, rows: Any) -> None:
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x, y, model(x, training=False), sample_weight)
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        for total, gradient in zip(sums, gradients, strict=True):
+            gradient = rows * tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+            total.assign_add(gradient**2 if squared else gradient)
+
+    num_rows = 0
+    with _metrics_kept(model):
+        for batch in batches:
+            rows = _num_rows(batch)
+            add(*_three(batch), tf.constant(rows, tf.float32))
+            num_rows += rows
+    if not num_rows:
+        raise DataError("Gradients must be averaged over rows; got none.")
+    return [total.numpy() / np.float32(num_rows) for total in sums]
+
+
+@contextlib.contextmanager
+def _metrics_kept(model: Any) -> Iterator[None]:
+    """Gives the metrics their state back: `compute_loss` counts in them, and an epoch may be under way."""
+    states = [(state, state.numpy()) for metric in model.metrics for state in metric.variables]
+    try:
+        yield
+    finally:
+        for state, before in states:
+            state.assign(before)
+
+
+def _three(batch: Any) -> tuple[Any, Any, Any]:
+    parts = [tf.nest.map_structure(tf.convert_to_tensor, part) for part in batch]
+    return parts[0], parts[1], parts[2] if len(parts) > 2 else None
+
+
+def _num_rows(batch: Any) -> int:
+    return len(tf.nest.flatten(batch)[0])
+
+
+def _split(batches: Iterable[Any], rows: int) -> Iterator[Any]:
+    for batch in batches:
+        for start in range(0, _num_rows(batch), rows):
+            yield tf.nest.map_structure(lambda part, start=start: part[start : start + rows], batch)
