@@ -116,7 +116,7 @@ def _charts(
         figure = _against_sparsity(ladder, config, name)
         yield "metric", f"Validation {name} against sparsity", caption, figure, False
     if any(rung.history for rung in ladder.rungs):
-        caption = "One rung after the other, epoch by epoch; the dotted line is the sparsity of the masks."
+        caption = "One model after the other, epoch by epoch; the dotted line is the sparsity of the masks."
         yield "steps", "Loss by step", caption, _by_step(ladder), True
     if any(rung.layers for rung in ladder.rungs):
         figure, num_shown, num_all = _by_layer(ladder)
@@ -136,7 +136,9 @@ def _against_sparsity(ladder: Ladder, config: TrainerConfig, metric: str) -> _Fi
     data = []
     for twin, (label, symbol, colour) in _TWINS.items():
         rungs = [
-            rung for rung in ladder.rungs if rung.twin is twin and _is_number(rung.validation.get(metric))
+            rung
+            for rung in ladder.rungs
+            if rung.twin is twin and math.isfinite(rung.validation.get(metric, math.nan))
         ]
         if not rungs:
             continue
@@ -185,11 +187,12 @@ def _by_step(ladder: Ladder) -> _Figure:
             texts.append(f"{short(rung.name)}, step {epoch.step:,}")
             for name, values in lines.items():
                 found = epoch.metrics.get(name)
-                values.append(_rounded(found) if _is_number(found) else None)
+                values.append(None if found is None or not math.isfinite(found) else _rounded(found))
         for values in (steps, sparsity, texts, *lines.values()):
             values.append(None)  # a gap before the next model
         end = start + rung.history[-1].step
-        marks.append({"x": (start + end) / 2, "text": short(rung.name)})
+        if rung.twin is Twin.PLAIN:
+            marks.append({"x": (start + end) / 2, "text": short(rung.name)})
         if start:
             shapes.append({**_line("x", start), "line": {"width": 1, "color": _GREY}})
         start = end
@@ -216,7 +219,7 @@ def _by_step(ladder: Ladder) -> _Figure:
             "hovertemplate": "%{text}: %{y:.3g} % zeros<extra></extra>",
         }
     )
-    layout = _layout("steps of all rungs", "loss", 400)
+    layout = _layout("steps, all models", "loss", 400)
     values = [value for line in lines.values() for value in line if value is not None]
     if values and min(values) > 0 and max(values) > _LOG_ABOVE * min(values):
         layout["yaxis"]["type"] = "log"
@@ -225,6 +228,8 @@ def _by_step(ladder: Ladder) -> _Figure:
             "overlaying": "y",
             "side": "right",
             "range": [0, 100],
+            "tickmode": "array",
+            "tickvals": [0, 25, 50, 75, 100],
             "title": {"text": "zeros, %"},
             "showgrid": False,
             "zeroline": False,
@@ -250,12 +255,9 @@ def _by_layer(ladder: Ladder) -> tuple[_Figure, int, int]:
     largest = sorted(sizes, key=lambda name: -sizes[name])[:MAX_WEIGHTS]
     names = [name for name in sizes if name in set(largest)]
     rungs = [rung for rung in ladder.rungs if rung.layers]
-    gone = []
-    for rung in rungs:
-        left = {layer.weight: layer.num_weights - layer.num_zeros for layer in rung.layers}
-        gone.append([1 - left[name] / sizes[name] if name in left else None for name in names])
-    z = [[None if row[i] is None else _percent(row[i]) for row in gone] for i in range(len(names))]
-    figure = {
+    left = [{layer.weight: layer.num_weights - layer.num_zeros for layer in rung.layers} for rung in rungs]
+    z = [[_percent(1 - one[name] / sizes[name]) if name in one else None for one in left] for name in names]
+    figure: _Figure = {
         "data": [
             {
                 "type": "heatmap",
@@ -434,10 +436,6 @@ def _signed(rung: Rung, dense: Rung) -> str:
     return "-" if change is None else f"{100 * change:+.2f} %"
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def _shown(value: float | None) -> str:
     return "-" if value is None else number(value)
 
@@ -475,7 +473,7 @@ _PAGE = """<!doctype html>
 .card { border: 1px solid var(--line); border-radius: 6px; padding: 12px 14px; min-width: 0; }
 .card.wide { grid-column: 1 / -1; } .card h3 { font-size: 15px; margin: 0 0 4px; }
 @media (max-width: 900px) { .card { grid-column: 1 / -1; } }
-.card .soft { font-size: 13px; }
+.card .soft { font-size: 13px; } th { white-space: normal; } td.text { min-width: 160px; }
 tr.chosen td { background: var(--good-back); font-weight: 600; } .exceeded { color: var(--bad); }
 </style>
 </head>
@@ -486,7 +484,7 @@ tr.chosen td { background: var(--good-back); font-weight: 600; } .exceeded { col
 {% endfor %}</section>
 <h2>Rungs</h2>
 <div class="scroll"><table><thead><tr><th>rung</th><th class="text">model</th><th>{{ share_name }}</th>
-<th>zeros in pruned weights</th><th>parameters</th><th>not zero</th>
+<th>zeros</th><th>parameters</th><th>not zero</th>
 {% for name in metrics %}<th>{{ name }}</th>{% if loop.first %}<th>over dense</th><th>budget</th>{% endif %}
 {% endfor %}<th>epochs</th><th>steps</th><th>time</th></tr></thead><tbody>
 {% for row in rows %}<tr{% if row.is_chosen %} class="chosen"{% endif %}><td>{{ row.name }}</td>
@@ -496,7 +494,8 @@ tr.chosen td { background: var(--good-back); font-weight: 600; } .exceeded { col
 <td class="{{ row.budget }}">{{ row.budget }}</td>{% endif %}{% endfor %}
 <td>{{ row.epochs | whole }}</td><td>{{ row.steps | whole }}</td><td>{{ row.seconds }}</td></tr>
 {% endfor %}</tbody></table></div>
-<p class="soft">Metrics are of the validation rows. All of it took {{ total }}. {{ facts | join("; ") }}.</p>
+<p class="soft">Metrics are of the validation rows. Zeros are counted in the weights that are
+pruned. All trainings took {{ total }}. Settings: {{ facts | join("; ") }}.</p>
 <div class="cards">{% for card in cards %}
 <div class="card{{ ' wide' if card.wide }}"><h3>{{ card.title }}</h3>
 <div id="{{ card.id }}" style="height: {{ card.height }}px" role="img" aria-label="{{ card.title }}"></div>
