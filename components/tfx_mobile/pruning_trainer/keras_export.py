@@ -22,8 +22,8 @@ from absl import logging
 from tfx_mobile.common import tflite
 from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.common.interpreter import SIGNATURE
-from tfx_mobile.common.ladder import KERAS_FILE, MODEL_SIGNATURE
-from tfx_mobile.pruning_trainer.selection import weight_name
+from tfx_mobile.common.ladder import KERAS_FILE, MODEL_SIGNATURE, ONE_ROW_SIGNATURE
+from tfx_mobile.pruning_trainer.selection import leaf_layers, weight_name
 
 OUTPUT = "predictions"  # of a model with one output
 
@@ -39,7 +39,8 @@ def save(
     """Saves the model, with its preprocessing.
 
     A model with sparse or ragged inputs has no `transformed` signature: a signature takes tensors by name,
-    and such an input is several.
+    and such an input is several. A model with recurrent layers has a third one, `transformed_one_row`,
+    because the TFLite converter takes such layers with a fixed number of rows only.
 
     Args:
       model: Functional or Sequential, of Keras 2 or Keras 3; its inputs have the names of features.
@@ -56,9 +57,9 @@ def save(
     call = _caller(model, inputs)
     signatures: dict[str, Any] = {}
     if all(isinstance(spec, tf.TensorSpec) for spec in inputs.values()):
-        signatures[MODEL_SIGNATURE] = tf.function(
-            lambda **features: call(features), autograph=False
-        ).get_concrete_function(**inputs)
+        signatures[MODEL_SIGNATURE] = _traced(call, inputs)
+        if any(hasattr(layer, "return_sequences") for layer in leaf_layers(model)):
+            signatures[ONE_ROW_SIGNATURE] = _traced(call, inputs, rows=1)
     else:
         logging.info("%s has no signature %r: it has sparse inputs.", folder, MODEL_SIGNATURE)
     transform = None
@@ -105,9 +106,7 @@ def load(folder: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
 
 
 def float32_tflite(folder: str) -> bytes:
-    """Returns the float32 TFLite file of a rung's `transformed` signature.
-
-    Recurrent layers convert for a batch of one row only, and are converted so when nothing else is possible.
+    """Returns the float32 TFLite file of a rung's model, of a batch of one row where it is recurrent.
 
     Args:
       folder: That `save` wrote; URI.
@@ -121,15 +120,11 @@ def float32_tflite(folder: str) -> bytes:
             f"A SavedModel to convert must have the signature {MODEL_SIGNATURE!r}; got "
             f"{', '.join(sorted(loaded.signatures)) or 'none'} in {folder}."
         )
-    signature = loaded.signatures[MODEL_SIGNATURE]
+    signature = loaded.signatures[
+        ONE_ROW_SIGNATURE if ONE_ROW_SIGNATURE in loaded.signatures else MODEL_SIGNATURE
+    ]
     specs = signature.structured_input_signature[1]
-    one_row = {name: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name) for name, spec in specs.items()}
-    call = tf.function(lambda **features: signature(**features), autograph=False)
-    try:
-        return tflite.convert(loaded, call.get_concrete_function(**specs))
-    except tflite.ConversionError as refusal:
-        logging.info("%s is converted for a batch of one row: %s", folder, refusal)
-        return tflite.convert(loaded, call.get_concrete_function(**one_row))
+    return tflite.convert(loaded, _traced(lambda features: signature(**features), specs))
 
 
 def _input_specs(model: Any) -> dict[str, Any]:
@@ -187,6 +182,17 @@ def _caller(model: Any, inputs: Mapping[str, Any]) -> Callable[[Mapping[str, Any
         return dict(made) if isinstance(made, Mapping) else dict(zip(model.output_names, flat, strict=True))
 
     return call
+
+
+def _traced(
+    call: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, tf.TensorSpec], rows: int | None = None
+) -> Any:
+    """Returns the concrete function of tensors by name, of the inputs' own number of rows or of `rows`."""
+    specs = {
+        name: tf.TensorSpec([rows, *spec.shape[1:]] if rows else spec.shape, spec.dtype, name=name)
+        for name, spec in inputs.items()
+    }
+    return tf.function(lambda **features: call(features), autograph=False).get_concrete_function(**specs)
 
 
 def _serving_function(
