@@ -126,7 +126,7 @@ def test_a_loss_below_zero_and_one_of_zero_have_a_budget_too() -> None:
 def test_the_table_has_every_rung_and_marks_the_chosen_one() -> None:
     ladder = Ladder((*LADDER.rungs, rung(0.9, 0.41, Twin.QUANTIZATION_AWARE, history=(), seconds=0.0)), "s75")
     found = Reader(own_parts(page.page(ladder, CONFIG)))
-    pruned, same = "pruned and fine-tuned", ["3", "30", "1 min 40 s"]
+    pruned, same = "pruned", ["3", "30", "1 min 40 s"]
     assert found.rows == [
         [
             *("rung", "model", "zeros asked for", "zeros", "parameters", "not zero", "loss", "over dense"),
@@ -155,7 +155,7 @@ def test_loss_and_first_metric_are_drawn_against_sparsity_with_the_budget() -> N
     plain, rewound = figures["loss"]["data"]
     assert (plain["x"], plain["y"]) == ([0.0, 50.0, 75.0, 90.0], [0.4, 0.39, 0.406, 0.5])
     assert [size > 9 for size in plain["marker"]["size"]] == [False, False, True, False]
-    assert (rewound["name"], rewound["x"], rewound["y"]) == ("rewound lottery ticket", [90.0], [0.41])
+    assert (rewound["name"], rewound["x"], rewound["y"]) == ("rewound", [90.0], [0.41])
     (line,) = figures["loss"]["layout"]["shapes"]
     assert (line["y0"], line["y1"], line["x0"], line["x1"]) == (0.408, 0.408, 0, 1)
     assert figures["metric"]["data"][0]["y"] == [1.4, 1.39, 1.406, 1.5]

@@ -25,8 +25,8 @@ MAX_STEPS = 4000  # points of a line
 _LOG_ABOVE = 30.0  # times the smallest loss: then a linear axis shows the first steps and nothing else
 _BLUE, _GREY, _RED = "#3b7dc4", "#a9b4c0", "#c8553d"
 _TWINS = {
-    Twin.PLAIN: ("pruned and fine-tuned", "circle", _BLUE),
-    Twin.REWOUND: ("rewound lottery ticket", "triangle-up", "#e69f00"),
+    Twin.PLAIN: ("pruned", "circle", _BLUE),
+    Twin.REWOUND: ("rewound", "triangle-up", "#e69f00"),
     Twin.CLUSTERED: ("clustered", "square", "#cc79a7"),
     Twin.QUANTIZATION_AWARE: ("trained for int8", "diamond", "#8c6bb1"),
 }
@@ -241,6 +241,7 @@ def _by_step(ladder: Ladder) -> _Figure:
         "showlegend": True,
     }
     layout["margin"]["r"] = 60
+    layout["xaxis"]["showgrid"] = False  # the lines between models are enough
     layout["legend"] = {"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"}
     return {"data": data, "layout": layout}
 
@@ -473,7 +474,7 @@ _PAGE = """<!doctype html>
 .card { border: 1px solid var(--line); border-radius: 6px; padding: 12px 14px; min-width: 0; }
 .card.wide { grid-column: 1 / -1; } .card h3 { font-size: 15px; margin: 0 0 4px; }
 @media (max-width: 900px) { .card { grid-column: 1 / -1; } }
-.card .soft { font-size: 13px; } th { white-space: normal; } td.text { min-width: 160px; }
+.card .soft { font-size: 13px; } th { white-space: normal; } td.text { min-width: 0; }
 tr.chosen td { background: var(--good-back); font-weight: 600; } .exceeded { color: var(--bad); }
 </style>
 </head>
