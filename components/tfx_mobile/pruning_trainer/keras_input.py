@@ -439,10 +439,12 @@ class _ExamplesData:
             rows = self.rows.shuffled(tf.stack([tf.constant(self.config.seed, tf.int64), epoch]))
             return rows.skip(tf.cast(seen, tf.int64)).batch(self.config.batch_size)
 
-        return self._finished(tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches), self.rows)
+        batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
+        return self._finished(_of_length(batches, tf.data.INFINITE_CARDINALITY), self.rows)
 
     def validation(self) -> tf.data.Dataset:
         batches = self.held_out.ordered().batch(self.config.batch_size)
+        batches = _of_length(batches, math.ceil(self.held_out.num_rows / self.config.batch_size))
         return self._finished(_limited(batches, self.config.eval_args.num_steps), self.held_out)
 
     def sample(self, num_batches: int, seed: int) -> list[Any]:
@@ -451,11 +453,12 @@ class _ExamplesData:
         return list(self._finished(batches, self.rows))
 
     def _finished(self, batches: tf.data.Dataset, rows: _InMemory | _InFiles) -> tf.data.Dataset:
-        """Makes features and labels of batches of handles, on a pool of its own."""
+        """Makes features and labels of batches of handles, with as many threads as there may be."""
         num_threads = self.config.resources.num_threads
         options = tf.data.Options()
         options.deterministic = True
-        options.threading.private_threadpool_size = num_threads
+        if num_threads:
+            options.threading.private_threadpool_size = num_threads
         found = batches.map(rows.look_up, num_threads or tf.data.AUTOTUNE)
         return found.prefetch(_PREFETCHED_BATCHES).with_options(options)
 
@@ -666,6 +669,11 @@ def _check_rows(purpose: str, least: int, splits: Sequence[str], got: int) -> No
 
 def _budget_bytes(config: TrainerConfig) -> int:
     return config.resources.cache_mib << 20
+
+
+def _of_length(batches: tf.data.Dataset, length: int) -> tf.data.Dataset:
+    """Tells a dataset how many batches it has, which Keras asks for."""
+    return batches.apply(tf.data.experimental.assert_cardinality(length))
 
 
 def _limited(batches: tf.data.Dataset, num_steps: int) -> tf.data.Dataset:
