@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.pruning_trainer.config import Layers
@@ -134,7 +135,7 @@ def shrink(model: Any, keep: Mapping[str, Sequence[int]]) -> Any:
     copies: dict[int, tuple[Any, Any]] = {}
     smaller = _rebuild(model, trace, stays, copies)
     for layer, copy in copies.values():
-        if layer.weights and not is_graph(layer):
+        if getattr(layer, "weights", None) and not is_graph(layer):
             copy.set_weights(trace.sliced_weights(layer, stays))
     return smaller
 
@@ -184,15 +185,17 @@ def _rebuild(
         return copies[id(layer)][1]
 
     keras = keras_of(model)
+    sizes = trace.input_sizes(model, stays)
+    inputs = [_copy_input(maker(tensor), size) for tensor, size in zip(model.inputs, sizes, strict=True)]
     try:
         if isinstance(model, keras.Sequential):
-            first = maker(model.inputs[0])
             parts = [copied(layer) for layer in model.layers]
-            smaller = type(model)([type(first).from_config(first.get_config()), *parts], name=model.name)
+            smaller = type(model)([*inputs, *parts], name=model.name)
         else:
             if keras.__name__ == "keras":  # would compile the clone of a compiled model
                 model = type(model)(model.input, model.output, name=model.name)
-            smaller = keras.models.clone_model(model, clone_function=copied)
+            tensors = tf.nest.pack_sequence_as(model.input, [layer.output for layer in inputs])
+            smaller = keras.models.clone_model(model, input_tensors=tensors, clone_function=copied)
         if type(smaller) is not type(model):
             raise TypeError(f"{type(smaller).__name__} was made instead")
     except TypeError as error:
@@ -204,9 +207,24 @@ def _rebuild(
     return smaller
 
 
+def _copy_input(layer: Any, size: int) -> Any:
+    settings = layer.get_config()
+    key = "batch_shape" if "batch_shape" in settings else "batch_input_shape"
+    if size:
+        settings[key] = (*settings[key][:-1], size)
+    return type(layer).from_config(settings)
+
+
+def _unbuilt(settings: Any) -> Any:
+    """Leaves out the shapes by which Keras 3 would build wrapped layers early, under other names."""
+    if isinstance(settings, Mapping):
+        return {key: _unbuilt(value) for key, value in settings.items() if key != "build_config"}
+    return settings
+
+
 def _copy(layer: Any, sizes: Mapping[str, int]) -> Any:
     """Returns a layer with the same settings, but for the number of its units, and no weights yet."""
-    settings = layer.get_config()
+    settings = _unbuilt(layer.get_config())
     for key, size in sizes.items():
         settings[key] = [*settings[key][:-1], size] if key == "target_shape" else size
     if type(layer).__name__ == "Lambda" and type(layer).__module__.startswith("keras."):

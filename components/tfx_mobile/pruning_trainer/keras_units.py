@@ -77,9 +77,13 @@ class Trace:
         self.plans: dict[str, _Plan] = {}
         self.made: dict[str, IntArray] = {}
         self.unproved: dict[str, str] = {}
+        self._entered: dict[int, list[IntArray]] = {}
 
     def through_model(self, model: Any, inputs: Sequence[IntArray]) -> list[IntArray]:
         """Returns the labels of the model's outputs."""
+        for one, other in zip(self._entered.setdefault(id(model), list(inputs)), inputs, strict=True):
+            if len(one) == len(other):
+                self.couplings.couple(one, other)
         known = {id(tensor): labels for tensor, labels in zip(model.inputs, inputs, strict=True)}
         for call in calls(model):
             of_inputs = [known[id(tensor)] for tensor in call.inputs]
@@ -174,10 +178,14 @@ class Trace:
     def sizes(self, layer: Any, stays: npt.NDArray[np.bool_]) -> dict[str, int]:
         """Returns how many units are left, by the setting of the layer that counts them."""
         plan = self.plans.get(layer.name)
-        return {
-            key: int(stays[self.couplings.representatives(labels)].sum())
-            for key, labels in (plan.sizes.items() if plan else ())
-        }
+        return {key: self._left(labels, stays) for key, labels in (plan.sizes.items() if plan else ())}
+
+    def input_sizes(self, model: Any, stays: npt.NDArray[np.bool_]) -> list[int]:
+        """Returns how many units are left of each input of a model or nested model; 0 for unknown."""
+        return [self._left(labels, stays) for labels in self._entered[id(model)]]
+
+    def _left(self, labels: IntArray, stays: npt.NDArray[np.bool_]) -> int:
+        return int(stays[self.couplings.representatives(labels)].sum())
 
     def _through(self, call: _Call, inputs: list[IntArray]) -> list[IntArray]:
         name = call.layer.name
@@ -470,7 +478,7 @@ def _merge(trace: Trace, call: _Call, inputs: list[IntArray]) -> IntArray:
 def _merge_operation(trace: Trace, call: _Call, inputs: list[IntArray]) -> IntArray:
     """The same, and activations, written as a function or an operator: `x + y`, `2 * x`, `tf.nn.relu(x)`."""
     operands = [*call.args, *(value for key, value in call.kwargs.items() if key != "name")]
-    if sum(not isinstance(operand, (int, float)) for operand in operands) != len(inputs):
+    if sum(not isinstance(x, (int, float)) and tuple(x.shape) != () for x in operands) != len(inputs):
         raise _NotProvedError
     return _unit_by_unit(trace, call, inputs)
 

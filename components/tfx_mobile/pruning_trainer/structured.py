@@ -136,7 +136,7 @@ def choose_units(
     original_units: Mapping[str, int] | None = None,
     min_units: int = 1,
 ) -> dict[str, list[int]]:
-    """Returns the units that stay: those with the highest scores, the earlier ones of equals removed first.
+    """Returns the units that stay: those with the highest scores, of equal ones the first.
 
     Args:
       groups: From `unit_groups`; best of the dense model, for every rung.
@@ -172,8 +172,7 @@ def choose_units(
                 f"{group.name!r}. Look at the weights and the gradients they come from."
             )
         stay = max(original - math.floor(share * original + 0.5), min_units)
-        removed = np.argsort(of_group, kind="stable")[: max(of_group.size - stay, 0)]
-        keep[group.name] = sorted(set(range(of_group.size)) - set(removed.tolist()))
+        keep[group.name] = sorted(np.argsort(-of_group, kind="stable")[:stay].tolist())
     return keep
 
 
