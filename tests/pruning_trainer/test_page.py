@@ -246,19 +246,27 @@ def test_plotly_accepts_every_figure_and_each_has_its_place(config: TrainerConfi
 
 def test_hostile_names_stay_text_in_the_page_and_in_the_figures() -> None:
     layers = (LayerSparsity(HOSTILE, 10, 5),)
-    bad = rung(0.5, 0.4, name=HOSTILE, layers=layers, validation={"loss": 0.4, HOSTILE: 1.0})
-    text = own_parts(
-        page.page(Ladder((rung(0.0, 0.4), bad), HOSTILE), CONFIG, [Sensitivity(HOSTILE, 1, (0.5,), (1.0,))])
-    )
-    found = Reader(text)
+    metrics = {"loss": 0.4, HOSTILE: 1.0}
+    bad = rung(0.5, 0.4, name=HOSTILE, layers=layers, validation=metrics)
+    ladder = Ladder((rung(0.0, 0.4, validation=metrics), bad), HOSTILE)
+    curves = [Sensitivity(HOSTILE, 1, (0.5,), (1.0,))]
+    found = Reader(own_parts(page.page(ladder, CONFIG, curves)))
     assert found.tags.count("script") == 2
     assert "img" not in found.tags
     assert "b" not in found.tags
     assert not [name for name in found.attributes if name.startswith("on")]
     assert found.rows[2][0] == HOSTILE
-    every = json.dumps(figures_of(Ladder((rung(0.0, 0.4), bad), HOSTILE)))
-    assert "<b>" not in every
-    assert "<img" not in every
+    every = json.dumps(figures_of(ladder, curves=curves))
+    assert "<" not in every.replace("<extra></extra>", "").replace("<br>", "")
+
+
+def test_the_loss_comes_first_whatever_other_metrics_are_called() -> None:
+    metrics = {"accuracy": 0.9, "loss": 0.4, "auc": 0.8}
+    ladder = Ladder((rung(0.0, 0.4, validation=metrics),), "s0")
+    assert Reader(own_parts(page.page(ladder, CONFIG))).rows[0][6:] == [
+        *("loss", "over dense", "budget", "accuracy", "auc", "epochs", "steps", "time")
+    ]
+    assert figures_of(ladder)["metric"]["data"][0]["y"] == [0.9]
 
 
 def test_the_same_ladder_gives_the_same_page_and_it_loads_nothing() -> None:

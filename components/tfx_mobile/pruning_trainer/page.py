@@ -162,7 +162,9 @@ def _against_sparsity(ladder: Ladder, config: TrainerConfig, metric: str) -> _Fi
             }
         )
     layout = _layout(
-        "units removed, %" if _removes_units(config) else "zeros asked for, %", f"validation {metric}", 360
+        "units removed, %" if _removes_units(config) else "zeros asked for, %",
+        f"validation {short(metric)}",
+        360,
     )
     layout["showlegend"] = len(data) > 1
     if metric == "loss" and len(ladder.rungs) > 1:
