@@ -121,6 +121,15 @@ def test_no_level_falls_when_the_target_rises(seed: int, low: float, high: float
     assert all(before[name] <= after[name] + 1 / curves[name].num_weights for name in curves)
 
 
+@given(seed=st.integers(0, 10_000), low=st.floats(0, 0.96), high=st.floats(0, 0.96))
+def test_a_rung_in_between_changes_nothing(seed: int, low: float, high: float) -> None:
+    curves = drawn(seed)
+    low, high = sorted((low, high))
+    at_once = allocate(curves, high, {})
+    by_steps = allocate(curves, high, allocate(curves, low, {}))
+    assert by_steps == pytest.approx(at_once, abs=1.001 / 100)  # equal pieces are shared in whole zeros
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("target", [0.3, 0.6, 0.9])
 def test_linear_programming_finds_nothing_cheaper(seed: int, target: float) -> None:

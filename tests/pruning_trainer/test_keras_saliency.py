@@ -74,29 +74,45 @@ def test_magnitude_reads_no_batch(keras: Any) -> None:
     assert np.array_equal(found[weights[0].name], np.abs(values))
 
 
-@pytest.mark.parametrize("size", [5, NUM_ROWS])
-def test_first_order_is_the_closed_form_whatever_the_batches(keras: Any, size: int) -> None:
+def test_first_order_is_the_closed_form_whatever_the_batches(keras: Any) -> None:
     from tfx_mobile.pruning_trainer import keras_saliency
 
     model, weights, values = linear(keras)
     x, y, _ = rows()
-    found = keras_saliency.saliency(model, weights, Criterion.FIRST_ORDER, in_batches((x, y), size))
     gradient = 2 * x.T @ (x @ values - y) / (NUM_ROWS * NUM_OUTPUTS)
-    assert found[weights[0].name] == pytest.approx(np.abs(values * gradient), rel=1e-4, abs=1e-7)
-    assert found[weights[0].name].dtype == np.float32
+    measure = keras_saliency.saliency_function(model, weights, Criterion.FIRST_ORDER)
+    for size in (5, NUM_ROWS):
+        found = measure(in_batches((x, y), size))[weights[0].name]
+        assert found == pytest.approx(np.abs(values * gradient), rel=1e-4, abs=1e-7)
+        assert found.dtype == np.float32
 
 
-@pytest.mark.parametrize("size", [5, NUM_ROWS])
-def test_fisher_is_the_closed_form_of_single_rows_whatever_the_batches(keras: Any, size: int) -> None:
+def test_fisher_is_the_closed_form_of_gradients_of_up_to_eight_rows(keras: Any) -> None:
     from tfx_mobile.pruning_trainer import keras_saliency
 
     model, weights, values = linear(keras)
     x, y, importance = rows()
-    batches = in_batches((x, y, importance), size)
-    found = keras_saliency.saliency(model, weights, Criterion.FISHER, batches)
-    gradients = 2 / NUM_OUTPUTS * np.einsum("n,ni,no->nio", importance, x, x @ values - y)
-    wanted = values**2 * np.mean(gradients**2, axis=0) / 2
-    assert found[weights[0].name] == pytest.approx(wanted, rel=1e-4, abs=1e-7)
+    of_rows = 2 / NUM_OUTPUTS * np.einsum("n,ni,no->nio", importance, x, x @ values - y)
+    measure = keras_saliency.saliency_function(model, weights, Criterion.FISHER)
+    for size, groups in ((1, [1] * 37), (5, [5] * 7 + [2]), (37, [8] * 4 + [5])):
+        found = measure(in_batches((x, y, importance), size))[weights[0].name]
+        sums = np.add.reduceat(of_rows, np.cumsum([0, *groups[:-1]]), axis=0)
+        wanted = values**2 * np.sum(sums**2, axis=0) / NUM_ROWS / 2
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("criterion", Criterion)
+def test_a_function_made_once_sees_the_weights_of_each_call(keras: Any, criterion: Criterion) -> None:
+    from tfx_mobile.pruning_trainer import keras_saliency
+
+    model, weights, values = linear(keras)
+    x, y, _ = rows(8)
+    measure = keras_saliency.saliency_function(model, weights, criterion)
+    before = measure([(x, 0 * y)])[weights[0].name]
+    weights[0].variable.assign(2 * values)
+    after = measure([(x, 0 * y)])[weights[0].name]
+    power = {Criterion.MAGNITUDE: 1, Criterion.FIRST_ORDER: 2, Criterion.FISHER: 4}[criterion]
+    assert after == pytest.approx(2**power * before, rel=1e-4)
 
 
 def test_first_order_is_what_finite_differences_of_the_loss_say(keras: Any) -> None:

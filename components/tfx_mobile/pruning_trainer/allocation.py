@@ -62,7 +62,7 @@ def allocate(
     optimal for convex curves (Fox 1966; Shoham and Gersho 1988). Pieces of one cost are filled in step.
 
     Args:
-      curves: By weight name.
+      curves: By weight name; of the dense model, or of the rung before.
       target_fraction: Share of zeros in all weights together, in [0, 1).
       previous: Sparsity of each weight in the rung before, which is the least it gets; 0 where it is missing.
 
@@ -104,25 +104,24 @@ def _fill(zeros: dict[str, int], pieces: list[_Piece], missing: int) -> int:
 
 def _pieces(curve: Sensitivity, num_zeros: int, max_level: float) -> list[_Piece]:
     """Returns the convex hull of a curve from the zeros there are to the most there may be."""
-    size = curve.num_weights
-    most = min(size - 1, round(max_level * size))
-    points = [(num_zeros, 0.0)]
+    most = min(curve.num_weights - 1, round(max_level * curve.num_weights))
+    hull = [(0, 0.0)]
+    highest = 0.0
     for level, loss in zip(curve.levels, curve.losses, strict=True):
-        if (zeros := round(level * size)) > points[-1][0]:
-            points.append((zeros, max(points[-1][1], loss)))
-    hull: list[tuple[int, float]] = []
-    for point in points:
-        while len(hull) > 1 and _cost(hull[-2], hull[-1]) >= _cost(hull[-1], point):
-            hull.pop()
-        hull.append(point)
-    if hull[-1][0] < most:  # beyond the last level the last piece goes on
+        highest = max(highest, loss)
+        point = (round(level * curve.num_weights), highest)
+        if point[0] > hull[-1][0]:
+            while len(hull) > 1 and _cost(hull[-2], hull[-1]) >= _cost(hull[-1], point):
+                hull.pop()
+            hull.append(point)
+    if hull[-1][0] < most:  # beyond the last level its piece goes on
         cost = _cost(hull[-2], hull[-1]) if len(hull) > 1 else math.inf
         hull.append((most, hull[-1][1] + cost * (most - hull[-1][0])))
-    return [
-        _Piece(curve.weight, _cost(start, end), min(end[0], most) - start[0])
+    ranges = [
+        (max(start[0], num_zeros), min(end[0], most), _cost(start, end))
         for start, end in itertools.pairwise(hull)
-        if start[0] < most
     ]
+    return [_Piece(curve.weight, cost, end - start) for start, end, cost in ranges if end > start]
 
 
 def _cost(start: tuple[int, float], end: tuple[int, float]) -> float:

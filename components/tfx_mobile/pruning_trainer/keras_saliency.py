@@ -5,7 +5,7 @@ included. The model is run as in inference (`training=False`) and is the same af
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,36 +18,56 @@ from tfx_mobile.pruning_trainer.masks import FloatArray, mask
 from tfx_mobile.pruning_trainer.selection import PrunableWeight
 
 LEVELS = (0.25, 0.5, 0.65, 0.75, 0.825, 0.875, 0.91, 0.94, 0.955, 0.97, 0.98, 0.985, 0.99, 0.995)
-_FISHER_ROWS = 1
+_FISHER_ROWS = 8  # whose gradients are summed before they are squared
 
 
 def saliency(
     model: Any, weights: Sequence[PrunableWeight], criterion: Criterion, batches: Iterable[Any]
 ) -> dict[str, FloatArray]:
-    """Returns how much each number of each weight counts.
+    """Returns how much each number of each weight counts, once; `saliency_function` is for many times."""
+    return saliency_function(model, weights, criterion)(batches)
+
+
+def saliency_function(
+    model: Any, weights: Sequence[PrunableWeight], criterion: Criterion
+) -> Callable[[Iterable[Any]], dict[str, FloatArray]]:
+    """Returns a function of batches that says how much each number of each weight counts at that moment.
+
+    MAGNITUDE is |w| and reads no batch. FIRST_ORDER is |w| times the gradient of the mean loss of all rows.
+    FISHER is w**2 E[g**2] / 2 with g the gradient of one row, where E[g**2] is estimated from the sums of the
+    gradients of 8 rows that stand together: exact for batches of one row, and in the mean as far as the
+    gradients average to 0, as they do after training. Measured on 1024 rows of two MNIST nets at 90 %, these
+    masks keep 92 to 98 % of what gradients of single rows keep, in a third to two thirds of the time; with
+    other 1024 rows it is 55 to 83 %.
 
     Args:
       model: Compiled.
       weights: Of the model.
-      criterion: MAGNITUDE is |w| and reads no batch.
-      batches: (x, y) or (x, y, sample_weight), with rows along the first axis of every tensor.
+      criterion: What counts.
 
     Returns:
-      By weight name, float32 of the weight's shape, >= 0.
-
-    Raises:
-      DataError: There is no batch.
+      A function of batches: (x, y) or (x, y, sample_weight), dense, with rows along the first axis of every
+      tensor. It returns, by weight name, float32 of the weight's shape, >= 0; where the loss is not finite,
+      neither are they. It raises DataError where there is no row. It is traced on its first call.
     """
-    values = {weight.name: weight.variable.numpy().astype(np.float32) for weight in weights}
-    if criterion is Criterion.MAGNITUDE:
-        return {name: np.abs(value) for name, value in values.items()}
+    variables = [weight.variable for weight in weights]
     squared = criterion is Criterion.FISHER
-    if squared:
-        batches = _split(batches, _FISHER_ROWS)
-    means = _mean_gradients(model, [weight.variable for weight in weights], batches, squared=squared)
-    if squared:
-        return {name: value**2 * mean / 2 for (name, value), mean in zip(values.items(), means, strict=True)}
-    return {name: np.abs(value * mean) for (name, value), mean in zip(values.items(), means, strict=True)}
+    means = (
+        None if criterion is Criterion.MAGNITUDE else _gradient_function(model, variables, squared=squared)
+    )
+
+    def measure(batches: Iterable[Any]) -> dict[str, FloatArray]:
+        values = [variable.numpy().astype(np.float32) for variable in variables]
+        if means is None:
+            found = [np.abs(value) for value in values]
+        elif squared:
+            groups = (group for batch in batches for group in _groups(batch, _FISHER_ROWS))
+            found = [value**2 * mean / 2 for value, mean in zip(values, means(groups), strict=True)]
+        else:
+            found = [np.abs(value * mean) for value, mean in zip(values, means(batches), strict=True)]
+        return {weight.name: each for weight, each in zip(weights, found, strict=True)}
+
+    return measure
 
 
 def scan(
@@ -109,29 +129,35 @@ def _mean_loss(loss: Any, batches: Sequence[Any], what: str) -> float:
     return mean
 
 
-def _mean_gradients(
-    model: Any, variables: list[Any], batches: Iterable[Any], *, squared: bool
-) -> list[FloatArray]:
+def _gradient_function(
+    model: Any, variables: list[Any], *, squared: bool
+) -> Callable[[Iterable[Any]], list[FloatArray]]:
+    """Returns a function of batches: sums over rows of the gradients, or their squares, by number of rows."""
     sums = [tf.Variable(tf.zeros(variable.shape)) for variable in variables]
 
     @tf.function(reduce_retracing=True)
     def add(x: Any, y: Any, sample_weight: Any, rows: Any) -> None:
         with tf.GradientTape() as tape:
             loss = model.compute_loss(x, y, model(x, training=False), sample_weight)
-        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        for total, gradient in zip(sums, gradients, strict=True):
-            gradient = rows * tf.cast(tf.convert_to_tensor(gradient), tf.float32)
-            total.assign_add(gradient**2 if squared else gradient)
+        for total, gradient in zip(sums, tape.gradient(loss, variables), strict=True):
+            if gradient is not None:  # None: the loss does not depend on the weight
+                of_rows = rows * tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+                total.assign_add(of_rows**2 if squared else of_rows)
 
-    num_rows = 0
-    with _metrics_kept(model):
-        for batch in batches:
-            rows = _num_rows(batch)
-            add(*_three(batch), tf.constant(rows, tf.float32))
-            num_rows += rows
-    if not num_rows:
-        raise DataError("Gradients must be averaged over rows; got none.")
-    return [total.numpy() / np.float32(num_rows) for total in sums]
+    def mean(batches: Iterable[Any]) -> list[FloatArray]:
+        for total in sums:
+            total.assign(tf.zeros_like(total))
+        num_rows = 0
+        with _metrics_kept(model):
+            for batch in batches:
+                rows = _num_rows(batch)
+                add(*_three(batch), tf.constant(rows, tf.float32))
+                num_rows += rows
+        if not num_rows:
+            raise DataError("Gradients must be averaged over rows; got none.")
+        return [total.numpy() / np.float32(num_rows) for total in sums]
+
+    return mean
 
 
 @contextlib.contextmanager
@@ -154,7 +180,6 @@ def _num_rows(batch: Any) -> int:
     return len(tf.nest.flatten(batch)[0])
 
 
-def _split(batches: Iterable[Any], rows: int) -> Iterator[Any]:
-    for batch in batches:
-        for start in range(0, _num_rows(batch), rows):
-            yield tf.nest.map_structure(lambda part, start=start: part[start : start + rows], batch)
+def _groups(batch: Any, rows: int) -> Iterator[Any]:
+    for start in range(0, _num_rows(batch), rows):
+        yield tf.nest.map_structure(lambda part, start=start: part[start : start + rows], batch)
