@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tfx_mobile.common.errors import ConfigError
+from tfx_mobile.common.ladder import Twin
 from tfx_mobile.quantizer.config import Mode, QuantizerConfig
 
 CHOICES = "modes must be one or more different modes of float32, float16, dynamic_range, int8; got "
@@ -49,3 +50,14 @@ def test_an_unknown_mode_in_json_is_refused_with_the_choices() -> None:
         ),
     ):
         QuantizerConfig.from_json('{"modes":["int4"]}')
+
+
+def test_float32_is_always_made_and_modes_are_in_their_own_order() -> None:
+    config = QuantizerConfig(modes=(Mode.INT8, Mode.FLOAT16))
+    for twin in (Twin.PLAIN, Twin.REWOUND, Twin.CLUSTERED):
+        assert config.modes_of(twin) == (Mode.FLOAT32, Mode.FLOAT16, Mode.INT8)
+
+
+def test_a_rung_trained_for_int8_is_made_in_int8_or_not_at_all() -> None:
+    assert QuantizerConfig().modes_of(Twin.QUANTIZATION_AWARE) == (Mode.INT8,)
+    assert QuantizerConfig(modes=(Mode.FLOAT16,)).modes_of(Twin.QUANTIZATION_AWARE) == ()

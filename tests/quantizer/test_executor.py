@@ -123,6 +123,122 @@ def test_the_manifest_is_the_last_file(made: Path) -> None:
     assert all(path.stat().st_mtime_ns <= manifest.stat().st_mtime_ns for path in others)
 
 
+def rungs_of(folder: Path, models: dict[str, tuple[Any, ladder.Twin, dict[str, Any]]]) -> Any:
+    """Returns a ladder as PruningTrainer exports it: Keras model, twin and pruned kernels of each rung."""
+    from tfx_mobile.common.artifacts import ModelLadder
+    from tfx_mobile.pruning_trainer import core, keras_export
+
+    rungs = []
+    for name, (model, twin, kernels) in models.items():
+        keras_export.save(model, None, "", str(folder / name))
+        rungs.append(ladder.Rung(name, 0.5, core.count_zeros(kernels), 1, {"loss": 1.0}, twin))
+    ladder.Ladder(tuple(rungs), next(iter(models))).write(folder)
+    artifact = ModelLadder()
+    artifact.uri = str(folder)
+    return artifact
+
+
+def half_sparse(line: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns a net of a Keras line on the trips' numbers, and the kernel whose half is zeros."""
+    names = ("date_z", "latitude_z", "miles_z")
+    given = {name: line.Input((1,), name=name) for name in names}
+    hidden = line.layers.Concatenate()([given[name] for name in names])
+    hidden = line.layers.Dense(16, activation="relu", name="first")(hidden)
+    hidden = line.layers.Dense(64, activation="relu", name="hidden")(hidden)
+    model = line.Model(given, line.layers.Dense(1, name="fare")(hidden))
+    kernel = np.random.default_rng(2).normal(size=(16, 64)).astype(np.float32)
+    kernel[np.abs(kernel) < np.median(np.abs(kernel))] = 0
+    layer = model.get_layer("hidden")
+    layer.set_weights([kernel, layer.get_weights()[1]])
+    return model, {"hidden/kernel": kernel}
+
+
+@pytest.fixture(scope="module")
+def twins(trips: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Candidates of rungs of both Keras lines, one of them trained for int8."""
+    import keras
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    folder = tmp_path_factory.mktemp("twins")
+    dense, _ = half_sparse(tf_keras)
+    old, kernels = half_sparse(tf_keras)
+    new, _ = half_sparse(keras)
+    aware = tfmot.quantization.keras.quantize_model(old)
+    aware.compile("sgd", "mse")
+    rows = {name: trips.transformed[name] for name in aware.input_names}
+    aware.fit(rows, trips.raw["fare"], epochs=2, verbose=0)
+    hidden = aware.get_layer("quant_hidden").layer.kernel
+    hidden.assign(np.where(kernels["hidden/kernel"] == 0, 0, hidden.numpy()))
+    models = rungs_of(
+        folder / "models",
+        {
+            "s0": (dense, ladder.Twin.PLAIN, {}),
+            "s50": (old, ladder.Twin.PLAIN, kernels),
+            "s50-clustered": (new, ladder.Twin.CLUSTERED, kernels),
+            "s50-qat": (aware, ladder.Twin.QUANTIZATION_AWARE, {"hidden/kernel": hidden.numpy()}),
+        },
+    )
+    modes = (Mode.FLOAT32, Mode.DYNAMIC_RANGE, Mode.INT8)
+    return quantize(folder / "out", trips.transformed_examples(), models=models, modes=modes)
+
+
+def test_rungs_of_both_keras_lines_convert_and_a_qat_twin_in_int8_only(twins: Path) -> None:
+    found = candidates.read(twins)
+    modes = ("float32", "dynamic_range", "int8")
+    plain = [f"{rung}-{mode}" for rung in ("s0", "s50", "s50-clustered") for mode in modes]
+    assert [candidate.name for candidate in found.candidates] == [*plain, "s50-qat-int8"]
+    assert [candidate.failure for candidate in found.candidates] == [""] * 10
+    assert [candidate.sparsity_fraction for candidate in found.candidates] == [0.0] * 3 + [0.5] * 7
+
+
+def test_an_int8_twin_is_compared_with_its_own_fake_quantised_model(twins: Path, trips: Any) -> None:
+    errors = {candidate.name: candidate.max_abs_error for candidate in candidates.read(twins).candidates}
+    predictions = TFLiteModel(candidates.model_path(twins, "s50-qat-int8")).predict(trips.transformed)
+    # one step of the output's 8 bits, where its range is at most that of its predictions from 0
+    assert errors["s50-qat-int8"] <= 2 * np.abs(predictions).max() / 255
+
+
+def test_a_file_that_lost_its_zeros_does_not_count(trips: Any, tmp_path: Path) -> None:
+    import tf_keras
+
+    from tfx_mobile.pruning_trainer import keras_export
+
+    dense, _ = half_sparse(tf_keras)
+    sparse, kernels = half_sparse(tf_keras)
+    models = rungs_of(
+        tmp_path / "models",
+        {"s0": (dense, ladder.Twin.PLAIN, {}), "s50": (sparse, ladder.Twin.PLAIN, kernels)},
+    )
+    given = {name: tf_keras.Input((1,), name=name) for name in sparse.input_names}
+    constant = tf_keras.layers.Lambda(lambda x: x["miles_z"] * 0.0 + x["date_z"] + x["latitude_z"])(given)
+    without = tf_keras.Model(given, tf_keras.layers.Dense(1, name="fare")(constant))
+    keras_export.save(without, None, "", str(tmp_path / "models" / "s50"))
+    folder = quantize(tmp_path / "out", trips.transformed_examples(), models=models, modes=(Mode.INT8,))
+    lost = (
+        "The weights of a rung must be in its SavedModel; hidden/kernel are not among fare/bias, fare/kernel."
+    )
+    assert [candidate.failure for candidate in candidates.read(folder).candidates] == ["", "", lost, lost]
+
+
+def test_a_qat_twin_without_int8_among_modes_has_no_candidate(
+    trips: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import tf_keras
+
+    dense, _ = half_sparse(tf_keras)
+    models = rungs_of(
+        tmp_path / "models",
+        {"s0": (dense, ladder.Twin.PLAIN, {}), "s0-qat": (dense, ladder.Twin.QUANTIZATION_AWARE, {})},
+    )
+    with caplog.at_level("WARNING"):
+        folder = quantize(
+            tmp_path / "out", trips.transformed_examples(), models=models, modes=(Mode.FLOAT32,)
+        )
+    assert [candidate.name for candidate in candidates.read(folder).candidates] == ["s0-float32"]
+    assert "Rung s0-qat is trained for int8, which is not among modes: no candidate" in caplog.text
+
+
 def test_a_model_of_a_stock_trainer_needs_neither_ladder_nor_graph(
     trips: Any, trained: Any, tmp_path: Path
 ) -> None:

@@ -32,13 +32,10 @@ def front(preprocessing: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def predictor(trained: Any) -> Any:
-    import tf_keras
-
-    from tfx_mobile.quantizer.tflite import Predictor
+    from tfx_mobile.quantizer import tflite
 
     folder = Path(trained["models"].uri)
-    dense = ladder.read(folder).rungs[0].name
-    return Predictor(tf_keras.models.load_model(folder / dense, compile=False))
+    return tflite.load(folder / ladder.read(folder).rungs[0].name)
 
 
 def preprocess(trips: Any, wanted: list[str]) -> Any:
@@ -148,24 +145,38 @@ def test_an_op_that_tflite_has_not_is_refused_in_one_line(trips: Any, feature: s
 def test_a_model_of_several_outputs_is_refused() -> None:
     import tf_keras
 
-    from tfx_mobile.quantizer.tflite import Predictor
+    from tfx_mobile.quantizer import tflite
 
     given = tf_keras.Input((2,), name="x")
     outputs = [tf_keras.layers.Dense(1, name=name)(given) for name in ("tip", "fare")]
     with pytest.raises(
         DataError, match=re.escape("A model to convert must have one output; got 2: fare, tip.")
     ):
-        Predictor(tf_keras.Model({"x": given}, outputs))
+        tflite.of_keras(tf_keras.Model({"x": given}, outputs))
 
 
 def test_an_input_of_no_fixed_width_is_refused() -> None:
     import tf_keras
 
-    from tfx_mobile.quantizer.tflite import Predictor
+    from tfx_mobile.quantizer import tflite
 
     given = tf_keras.Input((None,), name="words")
     total = tf_keras.layers.Lambda(lambda x: x[:, :1])(given)
     with pytest.raises(
         DataError, match=re.escape("Feature 'words' must be of fixed width to be an input on a phone; got ")
     ):
-        Predictor(tf_keras.Model({"words": given}, total))
+        tflite.of_keras(tf_keras.Model({"words": given}, total))
+
+
+def test_a_saved_model_of_neither_kind_is_refused(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from tfx_mobile.quantizer import tflite
+
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    message = (
+        "A model to convert must have the signature 'transformed' or be a SavedModel that Keras 2 wrote; "
+        f"got neither in {tmp_path}."
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        tflite.load(tmp_path)

@@ -15,9 +15,8 @@ from tfx_mobile.common.errors import DataError
 MANIFEST = "ladder.json"
 KERAS_FILE = "model.keras"
 MODEL_SIGNATURE = "transformed"  # of a rung's SavedModel: transformed features by name to outputs by name
-ONE_ROW_SIGNATURE = (
-    "transformed_one_row"  # the same for batches of one row, where TFLite needs that: recurrent
-)
+ONE_ROW_SIGNATURE = "transformed_one_row"  # the same for one row: all that TFLite takes of recurrent layers
+WEIGHTS = "weights_by_name"  # attribute of a SavedModel whose variables do not have their Keras names
 
 
 @dataclass(frozen=True)

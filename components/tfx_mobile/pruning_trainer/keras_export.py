@@ -22,10 +22,11 @@ from absl import logging
 from tfx_mobile.common import tflite
 from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.common.interpreter import SIGNATURE
-from tfx_mobile.common.ladder import KERAS_FILE, MODEL_SIGNATURE, ONE_ROW_SIGNATURE
+from tfx_mobile.common.ladder import KERAS_FILE, MODEL_SIGNATURE, ONE_ROW_SIGNATURE, WEIGHTS
 from tfx_mobile.pruning_trainer.selection import leaf_layers, weight_name
 
 OUTPUT = "predictions"  # of a model with one output
+_HDF5 = b"\x89HDF"
 
 
 def save(
@@ -48,7 +49,8 @@ def save(
         signatures take the model's inputs.
       label_key: Raw feature that is not there when serving.
       folder: Where to write; URI.
-      write_keras: Writes the Keras model to a local file, where `model.save` is not the way.
+      write_keras: Writes the Keras model to a local file, where `model.save` is not the way: tfmot's models
+        for int8 come back from HDF5 only.
 
     Raises:
       ConfigError: The model has no fixed inputs, they are not features, or it cannot be written by Keras.
@@ -96,13 +98,12 @@ def load(folder: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
             return _loaded(line, local, path, custom_objects)
     if not tf.io.gfile.exists(f"{folder}/saved_model.pb"):
         raise DataError(f"A Keras model must be {KERAS_FILE} or a SavedModel; got neither in {folder}.")
-    model = _loaded(tf_keras, folder, folder, custom_objects)
-    if not isinstance(model, tf_keras.Model):
+    if not tf.io.gfile.exists(f"{folder}/keras_metadata.pb"):
         raise DataError(
             f"A SavedModel must have been written by Keras 2, or have {KERAS_FILE} beside it, to be trained "
             f"on; got one without its metadata in {folder}. Save the model as {KERAS_FILE} in that folder."
         )
-    return model
+    return _loaded(tf_keras, folder, folder, custom_objects)
 
 
 def float32_tflite(folder: str) -> bytes:
@@ -227,10 +228,10 @@ def _write_keras_2(model: Any, transform: Any, folder: str, signatures: Mapping[
 
 
 def _write_keras_3(model: Any, transform: Any, folder: str, signatures: Mapping[str, Any]) -> None:
-    """Saves what the signatures use; `weights` has the Keras names, which the variables have not."""
+    """Saves what the signatures use, and the weights by their Keras names, which the variables have not."""
     module = tf.Module()
     module.transform_layer = transform
-    module.weights = {weight_name(variable): variable.value for variable in model.weights}
+    setattr(module, WEIGHTS, {weight_name(variable): variable.value for variable in model.weights})
     module.resources = [
         part
         for part in tf.train.TrackableView(model).descendants()
@@ -265,6 +266,9 @@ def _local_copy(path: str) -> Iterator[str]:
 
 
 def _keras_version(local: str, path: str) -> int:
+    """Returns which Keras wrote a file; HDF5 is what Keras 2 has for models that were trained for int8."""
+    if Path(local).read_bytes()[: len(_HDF5)] == _HDF5:
+        return 2
     try:
         with zipfile.ZipFile(local) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]

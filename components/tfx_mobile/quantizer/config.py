@@ -5,6 +5,7 @@ import enum
 
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.jsonable import Settings
+from tfx_mobile.common.ladder import Twin
 
 
 class Mode(enum.Enum):
@@ -24,8 +25,8 @@ class QuantizerConfig(Settings):
     """One set of candidates.
 
     Attributes:
-      modes: Each rung is converted in each of them; float32 is always made for the dense model, because it
-        is what everything else is compared with.
+      modes: Each rung is converted in each of them and in float32, which everything else is compared with;
+        a rung that was trained for int8 is converted in int8 only, if that is among them.
       calibration_split: Split that representative rows are drawn from; never the evaluation split.
       calibration_rows: How many, at most; they give int8 its ranges and prove every candidate.
       seed: Of the draw.
@@ -47,3 +48,9 @@ class QuantizerConfig(Settings):
             raise ConfigError(f"calibration_rows must be at least 2; got {self.calibration_rows}.")
         if self.seed < 0:
             raise ConfigError(f"seed must be >= 0; got {self.seed}.")
+
+    def modes_of(self, twin: Twin) -> tuple[Mode, ...]:
+        """Returns the modes that a rung is converted in, in the order of Mode."""
+        aware = twin is Twin.QUANTIZATION_AWARE
+        wanted = {Mode.INT8} & set(self.modes) if aware else {Mode.FLOAT32, *self.modes}
+        return tuple(mode for mode in Mode if mode in wanted)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_transform as tft
-import tf_keras
 from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_executor
@@ -15,7 +14,7 @@ from tfx.types import artifact_utils
 
 from tfx_mobile.common import candidates as candidates_io
 from tfx_mobile.common import examples as examples_io
-from tfx_mobile.common import files, ladder
+from tfx_mobile.common import files, ladder, tflite_weights
 from tfx_mobile.common.artifacts import serving_folder, split_pattern
 from tfx_mobile.common.candidates import Candidate, CandidateSet
 from tfx_mobile.common.errors import DataError
@@ -46,10 +45,15 @@ class Executor(base_executor.BaseExecutor):
 
         made: list[Candidate] = []
         source: _Source | None = None
-        for rung, sparsity, keras_folder in _rungs(input_dict):
-            predictor = tflite.Predictor(tf_keras.models.load_model(keras_folder, compile=False))
+        for rung, model_folder in _rungs(input_dict):
+            if not config.modes_of(rung.twin):
+                logging.warning(
+                    "Rung %s is trained for int8, which is not among modes: no candidate", rung.name
+                )
+                continue
+            predictor = tflite.load(model_folder)
             source = source or _Source.of(predictor, transform_output, patterns, config)
-            made += _convert_rung(predictor, source, rung, sparsity, config, folder)
+            made += _convert_rung(predictor, source, rung, config, folder)
         if source is None:
             raise DataError("A ladder must have at least one rung; got none.")
         reference = made[0]
@@ -67,15 +71,15 @@ class Executor(base_executor.BaseExecutor):
         CandidateSet(tuple(made), reference.name, transform_output is not None, calibration).write(folder)
 
 
-def _rungs(input_dict: dict[str, list[types.Artifact]]) -> Iterator[tuple[str, float, Path]]:
-    """Yields name, sparsity and SavedModel of each rung; a single model is a ladder of one."""
+def _rungs(input_dict: dict[str, list[types.Artifact]]) -> Iterator[tuple[ladder.Rung, Path]]:
+    """Yields each rung and its SavedModel; a single model is a ladder of one."""
     if input_dict.get("models"):
         folder = Path(artifact_utils.get_single_uri(input_dict["models"]))
         for rung in ladder.read(folder).rungs:
-            yield rung.name, rung.sparsity_fraction, folder / rung.name
+            yield rung, folder / rung.name
     else:
         model = artifact_utils.get_single_instance(input_dict["model"])
-        yield "model", 0.0, serving_folder(model)
+        yield ladder.Rung("model", 0.0, (), 0, {}), serving_folder(model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,17 +123,21 @@ class _Source:
 def _convert_rung(
     predictor: tflite.Predictor,
     source: _Source,
-    rung: str,
-    sparsity: float,
+    rung: ladder.Rung,
     config: QuantizerConfig,
     folder: Path,
 ) -> Iterator[Candidate]:
     wanted = predictor.apply(source.inputs)
-    for mode in sorted({Mode.FLOAT32, *config.modes}, key=list(Mode).index):
-        name = f"{rung}-{mode.value}"
-        blank = Candidate(name=name, rung=rung, mode=mode.value, sparsity_fraction=sparsity)
+    pruned = [layer.weight for layer in rung.layers if layer.num_zeros]
+    aware = rung.twin is ladder.Twin.QUANTIZATION_AWARE
+    for mode in config.modes_of(rung.twin):
+        name = f"{rung.name}-{mode.value}"
+        blank = Candidate(
+            name=name, rung=rung.name, mode=mode.value, sparsity_fraction=rung.sparsity_fraction
+        )
         try:
-            model = predictor.convert(mode, source.inputs)
+            model = predictor.convert(mode, source.inputs, quantization_aware=aware)
+            tflite_weights.check(model, predictor.weights(pruned), rung.name)
             content = join(source.front, model) if source.front else model
             got = TFLiteModel(content).predict(source.rows)
         except DataError as error:

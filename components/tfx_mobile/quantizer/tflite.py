@@ -5,9 +5,8 @@ float32; the model behind it is converted in each mode; join.py makes one file o
 ops only: what does not convert is refused with the op's name, and TF Select is not used.
 """
 
-import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,10 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
+from tfx_mobile.common import ladder
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import SIGNATURE
+from tfx_mobile.common.tflite import convert
 from tfx_mobile.common.tft_graph import TransformFunction
 from tfx_mobile.quantizer.config import Mode
 
@@ -61,7 +62,7 @@ class Preprocessing(tf.Module):
 
     def convert(self) -> bytes:
         """Returns the TFLite file, in float32."""
-        return _convert(self, self._function, lambda converter: None)
+        return convert(self, self._function)
 
     def _apply(self, **features: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.shape(next(iter(features.values())))[0]
@@ -75,26 +76,31 @@ class Preprocessing(tf.Module):
 
 
 class Predictor(tf.Module):
-    """A Keras model as a function of its inputs by name.
+    """A model as a function of its inputs by name; see `load` and `of_keras`.
 
     Args:
-      model: Functional, with named inputs of fixed width and one output.
+      source: Holds the variables and tables that `call` uses.
+      call: Tensors by name to the one output.
+      inputs: Type of every input, by name.
+      weights: The variables by their Keras names.
 
     Attributes:
       features: By name, NumPy dtype and shape of one row, of every input.
 
     Raises:
-      DataError: An input is not of fixed width, or there is more than one output.
+      DataError: An input is not of fixed width.
     """
 
-    def __init__(self, model: tf_keras.Model) -> None:
+    def __init__(
+        self,
+        source: Any,
+        call: Callable[[Mapping[str, Any]], Any],
+        inputs: Mapping[str, Any],
+        weights: Mapping[str, Any],
+    ) -> None:
         super().__init__()
-        if len(model.outputs) != 1:
-            names = ", ".join(sorted(model.output_names))
-            raise DataError(f"A model to convert must have one output; got {len(model.outputs)}: {names}.")
-        self._model = model
-        inputs = zip(model.input_names, model.inputs, strict=True)
-        self.features = {name: _describe(name, t, scalars=False) for name, t in inputs}
+        self._source, self._call, self._weights = source, call, dict(weights)
+        self.features = {name: _describe(name, spec, scalars=False) for name, spec in inputs.items()}
         self._function = _trace(self._apply, self.features)
 
     def apply(self, rows: Columns) -> npt.NDArray[np.float32]:
@@ -102,42 +108,100 @@ class Predictor(tf.Module):
         found = _call(self._function, rows, self.features)[_OUTPUT]
         return np.asarray(found, np.float32).reshape(len(found), -1)
 
-    def convert(self, mode: Mode, calibration: Columns) -> bytes:
+    def convert(self, mode: Mode, calibration: Columns, *, quantization_aware: bool = False) -> bytes:
         """Returns the TFLite file.
 
         Args:
           mode: How to store weights and activations.
           calibration: Rows of inputs that give int8 its ranges.
+          quantization_aware: The model was trained for int8 and has its own ranges.
 
         Raises:
           DataError: The converter refuses; the message has its reason in one line.
         """
-        return _convert(self, self._function, lambda converter: _set_mode(converter, mode, calibration))
+        rows = None if quantization_aware else calibration
+        return convert(self, self._function, lambda converter: _set_mode(converter, mode, rows))
+
+    def weights(self, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+        """Returns the values of some weights by their Keras names.
+
+        Raises:
+          DataError: The model has no weight of such a name.
+        """
+        wanted = list(names)
+        if missing := sorted(set(wanted) - set(self._weights)):
+            raise DataError(
+                f"The weights of a rung must be in its SavedModel; {', '.join(missing)} are not among "
+                f"{', '.join(sorted(self._weights))}."
+            )
+        return {name: self._weights[name].numpy() for name in wanted}
 
     def _apply(self, **features: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {_OUTPUT: self._model(features, training=False)}
+        return {_OUTPUT: self._call(features)}
 
 
-def _set_mode(converter: tf.lite.TFLiteConverter, mode: Mode, calibration: Columns) -> None:
+def load(folder: Path) -> Predictor:
+    """Returns the model of a rung, through its signature of transformed features, or of a stock trainer.
+
+    Args:
+      folder: A SavedModel with the signature 'transformed', of any Keras, or one that Keras 2 wrote.
+
+    Raises:
+      DataError: It is neither, an input is not of fixed width, or there is more than one output.
+    """
+    loaded = tf.saved_model.load(str(folder))
+    if ladder.MODEL_SIGNATURE not in loaded.signatures:
+        return of_keras(_load_keras(folder))
+    signature = loaded.signatures[ladder.MODEL_SIGNATURE]
+    (output,) = _one_output(signature.structured_outputs)
+    weights = getattr(loaded, ladder.WEIGHTS, None) or _by_name(signature.variables)
+    return Predictor(
+        loaded,
+        lambda features: signature(**features)[output],
+        signature.structured_input_signature[1],
+        weights,
+    )
+
+
+def of_keras(model: tf_keras.Model) -> Predictor:
+    """Returns a Keras 2 model, functional, with named inputs of fixed width and one output.
+
+    Raises:
+      DataError: An input is not of fixed width, or there is more than one output.
+    """
+    _one_output(model.output_names)
+    inputs = dict(zip(model.input_names, model.inputs, strict=True))
+    return Predictor(model, lambda features: model(features, training=False), inputs, _by_name(model.weights))
+
+
+def _load_keras(folder: Path) -> tf_keras.Model:
+    if not (folder / "keras_metadata.pb").exists():
+        raise DataError(
+            f"A model to convert must have the signature {ladder.MODEL_SIGNATURE!r} or be a SavedModel that "
+            f"Keras 2 wrote; got neither in {folder}."
+        )
+    return tf_keras.models.load_model(folder, compile=False)
+
+
+def _one_output(names: Iterable[str]) -> list[str]:
+    found = sorted(names)
+    if len(found) != 1:
+        raise DataError(f"A model to convert must have one output; got {len(found)}: {', '.join(found)}.")
+    return found
+
+
+def _by_name(variables: Iterable[Any]) -> dict[str, Any]:
+    return {variable.name.partition(":")[0]: variable for variable in variables}
+
+
+def _set_mode(converter: tf.lite.TFLiteConverter, mode: Mode, calibration: Columns | None) -> None:
     if mode is not Mode.FLOAT32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if mode is Mode.FLOAT16:
         converter.target_spec.supported_types = [tf.float16]
-    if mode is Mode.INT8:
+    if mode is Mode.INT8 and calibration is not None:
         converter.target_spec.supported_ops.append(tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
         converter.representative_dataset = _row_by_row(calibration)
-
-
-def _convert(module: tf.Module, function: Any, settings: Callable[[tf.lite.TFLiteConverter], None]) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={SIGNATURE: function})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        settings(converter)
-        try:
-            return bytes(converter.convert())
-        except Exception as error:  # the converter raises whatever its C++ side threw
-            raise DataError(f"the TFLite converter refuses: {_one_line(str(error))}") from error
 
 
 def _trace(function: Callable[..., Any], features: Features) -> Any:
@@ -184,12 +248,3 @@ def _absent(spec: Any, rows: tf.Tensor) -> Any:
         nothing = tf.zeros([0], spec.dtype)
         return tf.SparseTensor(tf.zeros([0, 2], tf.int64), nothing, [tf.cast(rows, tf.int64), 1])
     return tf.zeros([rows, *spec.shape[1:]], spec.dtype)
-
-
-def _one_line(message: str) -> str:
-    """Returns what helps of a converter's message: the ops TFLite has no built-in for, or its last line."""
-    ops = sorted(set(re.findall(r"tf\.[A-Z]\w+", message)))
-    if ops:
-        return f"no built-in TFLite op for {', '.join(ops)}; rewrite that part of the model"
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return (lines[-1] if lines else "no reason given")[:300]
