@@ -85,7 +85,7 @@ def trained(trips: Trips, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     from tfx.types import standard_artifacts
 
     from tfx_mobile.common.artifacts import ModelLadder
-    from tfx_mobile.pruning_trainer.config import TrainerConfig
+    from tfx_mobile.pruning_trainer.config import Layers, Pruning, TrainerConfig
     from tfx_mobile.pruning_trainer.executor import Executor
 
     folder = tmp_path_factory.mktemp("trained")
@@ -105,7 +105,7 @@ def trained(trips: Trips, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         fine_tune_epochs=4,
         batch_size=32,
         max_increase_fraction=0.5,
-        min_prunable_weights=64,
+        pruning=Pruning(layers=Layers(min_weights=64)),
         hyperparameters={"units": 16.0},
     )
     Executor().Do(

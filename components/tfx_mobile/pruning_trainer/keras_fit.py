@@ -199,7 +199,7 @@ class Fit:
     def _callbacks(self) -> list[Any]:
         found = [keras_line.callback(self._model, self)]
         if self._logs is not None:
-            found.append(keras_line.kerasstored(self._model).callbacks.TensorBoard(str(self._logs)))
+            found.append(keras_line.keras_of(self._model).callbacks.TensorBoard(str(self._logs)))
         return found
 
     def _seconds(self) -> float:

@@ -2,7 +2,8 @@
 
 Does not read files (keras_input.py), write artifacts (keras_export.py) or know TFX. Sources: Zhu and Gupta
 (2017), To prune, or not to prune (rising sparsity); Han et al. (2015) (prune, then fine-tune); Frankle and
-Carbin (2019) (rewinding).
+Carbin (2019) (rewinding). tfmot is imported only where a twin needs it: it is slow to import, and knows no
+Keras 3.
 """
 
 import dataclasses
@@ -17,10 +18,8 @@ from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.ladder import Rung, Twin, rung_name
 from tfx_mobile.pruning_trainer import (
     core,
-    keras_clustering,
     keras_fit,
     keras_line,
-    keras_quantization,
     keras_saliency,
     keras_structured,
     schedules,
@@ -144,6 +143,12 @@ class _Ladder:
         if self._prunes:
             self._weights = select(self._model, pruning.layers)
             self._now = {weight.name: 0.0 for weight in self._weights}
+        rewinding, dense_steps = self._config.rewinding, self._planned[rung_name(0.0)]
+        if rewinding and rewinding.step >= dense_steps:
+            raise ConfigError(
+                f"Rewinding must go back to a step of the dense training, which has at most {dense_steps}; "
+                f"got {rewinding.step}."
+            )
         if self._prunes and not self._removes_units:
             previous = 0.0
             for target in self._config.sparsities[1:]:
@@ -231,6 +236,8 @@ class _Ladder:
         return self._trained(settings.rung, target, twin, self._model, settings, renewal=fixed)
 
     def _clustered(self, target: float, config: Clustering) -> TrainedRung:
+        from tfx_mobile.pruning_trainer import keras_clustering
+
         wrapped = keras_clustering.cluster(self._model, config, seed=self._config.seed)
         self._compiled.apply(wrapped, learning_rate=self._twin_rate(config.learning_rate))
         twin = Twin.CLUSTERED
@@ -244,6 +251,8 @@ class _Ladder:
     def _quantization_aware(
         self, target: float, start: Any, config: QuantizationAware, *, clustered: bool
     ) -> TrainedRung:
+        from tfx_mobile.pruning_trainer import keras_quantization
+
         model = keras_quantization.quantization_aware(
             keras_line.clone(start),
             config,
@@ -261,8 +270,12 @@ class _Ladder:
         """Makes the twins once, so that a model they cannot be made of is refused before it is trained."""
         clustering, aware = self._config.clustering, self._config.quantization_aware
         if clustering:
+            from tfx_mobile.pruning_trainer import keras_clustering
+
             keras_clustering.cluster(self._model, clustering, seed=self._config.seed)
         if aware:
+            from tfx_mobile.pruning_trainer import keras_quantization
+
             keras_quantization.quantization_aware(
                 keras_line.clone(self._model), aware, preserve_sparsity=False, preserve_clusters=False
             )
@@ -333,6 +346,8 @@ class _Ladder:
     def _kernels(self, model: Any, twin: Twin) -> dict[str, Any]:
         """Returns what was pruned, by weight name, as it will be in the file."""
         if twin is Twin.QUANTIZATION_AWARE:
+            from tfx_mobile.pruning_trainer import keras_quantization
+
             found = keras_quantization.effective_kernels(model)
             return {weight.name: found[weight.name] for weight in self._weights if weight.name in found}
         if model is self._model:
