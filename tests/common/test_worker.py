@@ -335,7 +335,7 @@ def parent_of_a_worker(
     (tmp_path / "tmp").mkdir()
     parent = subprocess.Popen(
         [sys.executable, str(script)],
-        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONUNBUFFERED": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
