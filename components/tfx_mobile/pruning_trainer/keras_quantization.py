@@ -38,7 +38,7 @@ _SEPARABLE = (_layers.SeparableConv1D, _layers.SeparableConv2D)  # tfmot splits 
 _BEFORE_NORM = (_layers.Conv2D, _layers.DepthwiseConv2D, _layers.Dense, _layers.SeparableConv2D)
 _WITH_CLUSTERS = (_layers.Conv2D, _layers.Dense)
 _WITH_KERNEL = (*_WITH_CLUSTERS, _layers.DepthwiseConv2D, _layers.Conv2DTranspose)
-_ACTIVATIONS = frozenset({"linear", "relu", "softmax", "sigmoid", "tanh", "swish", "gelu"})
+_ACTIVATIONS = frozenset({"linear", "relu", "softmax", "sigmoid", "tanh", "swish", "gelu", "NoOpActivation"})
 _EMA_STEP = 0.001  # how far a range of tfmot moves towards a batch's in one step
 _MAX_ROUNDS = 50
 _SETTLED_FRACTION = 0.01
@@ -179,7 +179,7 @@ def scope(custom_objects: Mapping[str, Any] | None = None) -> Iterator[None]:
     Args:
       custom_objects: The model's own classes by name.
     """
-    built_once = {"QuantizeLayer": _QuantizeLayer, "QuantizeWrapperV2": _QuantizeWrapper}
+    built_once = {"QuantizeLayer": QuantizeLayer, "QuantizeWrapperV2": QuantizeWrapperV2}
     with (
         _quantization.quantize_scope(),
         tf_keras.utils.custom_object_scope({**built_once, **(custom_objects or {})}),
@@ -203,7 +203,7 @@ def effective_kernels(model: tf_keras.Model) -> dict[str, Array]:
 
     They are float multiples of the kernel's scale, and 0 is exactly 0.
     """
-    found = {}
+    found: dict[str, Array] = {}
     for layer in selection.leaf_layers(model):
         if not _is_wrapper(layer):
             found |= {selection.weight_name(v): v.numpy() for v in selection.prunable_variables(layer)}
@@ -280,21 +280,24 @@ def check_kept(
     )
 
 
-class _QuantizeLayer(quantize_layer.QuantizeLayer):  # type: ignore[misc]
-    """Has its weights once; loading a `.keras` file builds a layer and calls it, and tfmot's builds twice."""
+class QuantizeLayer(quantize_layer.QuantizeLayer):
+    """Has its weights once: loading a `.keras` file builds a layer and calls it, and tfmot's builds twice.
+
+    The file knows layers by their class names, so this one's is tfmot's.
+    """
 
     def build_from_config(self, config: Any) -> None:
         """Leaves building to the call."""
 
 
-class _QuantizeWrapper(_quantization.QuantizeWrapperV2):  # type: ignore[misc]
+class QuantizeWrapperV2(tfmot.quantization.keras.QuantizeWrapperV2):
     """Likewise."""
 
     def build_from_config(self, config: Any) -> None:
         """Leaves building to the call."""
 
 
-class _Scheme(_quantization.QuantizeScheme):
+class _Scheme(tfmot.quantization.keras.QuantizeScheme):
     """tfmot's default 8 bits, with zeros and clusters preserved layer by layer.
 
     Zeros are kept by masks on the variables: 0 is always an integer of its own. Clusters need tfmot's own
@@ -332,7 +335,7 @@ class _Scheme(_quantization.QuantizeScheme):
         return made
 
 
-class _LayoutTransform(_quantization.default_8bit.Default8BitQuantizeLayoutTransform):
+class _LayoutTransform(tfmot.quantization.keras.default_8bit.Default8BitQuantizeLayoutTransform):
     def __init__(self, scheme: _Scheme) -> None:
         self._scheme = scheme
 
@@ -345,13 +348,13 @@ class _LayoutTransform(_quantization.default_8bit.Default8BitQuantizeLayoutTrans
         return transformed, configs
 
 
-class _Registry(_quantization.default_8bit.Default8BitQuantizeRegistry):
+class _Registry(tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry):
     def __init__(self, scheme: _Scheme) -> None:
         super().__init__()
         self._scheme = scheme
 
     def supports(self, layer: Any) -> bool:
-        return _has_known_activation(layer) and super().supports(layer)
+        return _has_known_activation(layer) and bool(super().supports(layer))
 
     def get_quantize_config(self, layer: Any) -> Any:
         return self._scheme.config_for(layer)
@@ -412,7 +415,7 @@ def _can_quantize(layer: Any, quantized: set[str]) -> bool:
         return layer.padding != "causal"
     if isinstance(layer, _layers.BatchNormalization):
         (before,) = tf.nest.flatten(layer.inbound_nodes[0].inbound_layers)
-        return (
+        return bool(
             before.name in quantized
             and type(before) in _BEFORE_NORM
             and before.activation.__name__ == "linear"
@@ -423,7 +426,7 @@ def _can_quantize(layer: Any, quantized: set[str]) -> bool:
 
 def _has_known_activation(layer: Any) -> bool:
     activation = getattr(layer, "activation", None)
-    return activation is None or getattr(activation, "__name__", "") in _ACTIVATIONS
+    return activation is None or getattr(activation, "__name__", type(activation).__name__) in _ACTIVATIONS
 
 
 def _custom_configs(model: tf_keras.Model, patterns: Mapping[str, str]) -> dict[str, Any]:
@@ -475,7 +478,7 @@ def _wrapped_kernels(wrapper: Any) -> list[Any]:
 
 
 def _kernel_variables(model: tf_keras.Model) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for layer in selection.leaf_layers(model):
         variables = _wrapped_kernels(layer) if _is_wrapper(layer) else selection.prunable_variables(layer)
         found |= {selection.weight_name(variable): variable for variable in variables}
