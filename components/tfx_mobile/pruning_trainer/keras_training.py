@@ -42,6 +42,7 @@ from tfx_mobile.pruning_trainer.structured import UnitGroup, choose_units
 
 _EARLY, _SENSITIVITY, _UNITS = "early", "sensitivity", "-units"  # checkpoints beside those of rungs
 _SCAN_BATCHES = 16
+_CALIBRATION_BATCHES = 8
 _TWIN_LEARNING_RATE_SHARE = 0.1  # of the model's own, for clustering and quantisation-aware training
 
 
@@ -253,18 +254,25 @@ class _Ladder:
     ) -> TrainedRung:
         from tfx_mobile.pruning_trainer import keras_quantization
 
-        model = keras_quantization.quantization_aware(
-            keras_line.clone(start),
-            config,
-            preserve_sparsity=target > 0 and not self._removes_units,
-            preserve_clusters=clustered,
-        )
+        kept = {"preserve_sparsity": bool(target) and not self._removes_units, "preserve_clusters": clustered}
+        model = keras_quantization.quantization_aware(start, config, **kept)
         self._compiled.apply(model, learning_rate=self._twin_rate(config.learning_rate))
         twin = Twin.QUANTIZATION_AWARE
         settings = self._settings(
             rung_name(target, twin), config.epochs * self._data.steps_per_epoch, patience=None
         )
-        return self._trained(settings.rung, target, twin, model, settings)
+        batches = self._data.sample(_CALIBRATION_BATCHES, self._config.seed)
+        trained = self._trained(
+            settings.rung,
+            target,
+            twin,
+            model,
+            settings,
+            prepare=lambda: keras_quantization.calibrate(model, (batch[0] for batch in batches)),
+            finish=keras_quantization.strip,
+        )
+        keras_quantization.check_kept(trained.model, start, **kept)
+        return trained
 
     def _check_twins(self) -> None:
         """Makes the twins once, so that a model they cannot be made of is refused before it is trained."""
@@ -276,9 +284,7 @@ class _Ladder:
         if aware:
             from tfx_mobile.pruning_trainer import keras_quantization
 
-            keras_quantization.quantization_aware(
-                keras_line.clone(self._model), aware, preserve_sparsity=False, preserve_clusters=False
-            )
+            keras_quantization.quantization_aware(self._model, aware)
 
     def _twin_rate(self, asked: float | None) -> float:
         return self._compiled.learning_rate * _TWIN_LEARNING_RATE_SHARE if asked is None else asked
@@ -295,6 +301,7 @@ class _Ladder:
         *,
         renewal: "_Ramp | None" = None,
         snapshot: Callable[[list[Any]], None] | None = None,
+        prepare: Callable[[], None] = lambda: None,
         finish: Callable[[Any], Any] = lambda model: model,
     ) -> TrainedRung:
         done = self._checkpoints.load(name)
@@ -306,6 +313,7 @@ class _Ladder:
             model.set_weights(keras_fit.stored(arrays, "w"))
             logging.info("Rung %s was trained before.", name)
             return self._told(Rung.from_dict(state["rung"]), model)
+        prepare()
         logs = self._logs / name if self._logs else None
         fitted = keras_fit.Fit(
             model, self._data, settings, self._checkpoints, logs, renewal=renewal, snapshot=snapshot
