@@ -57,6 +57,7 @@ def convnet(keras: Any) -> Any:
             layers.Conv2D(6, 3, padding="same", use_bias=False, name="conv"),
             layers.BatchNormalization(name="norm"),
             layers.ReLU(),
+            layers.SpatialDropout2D(0.5),
             layers.MaxPooling2D(),
             layers.Rescaling(0.5),
             layers.Flatten(),
@@ -125,7 +126,7 @@ def two_inputs_two_outputs(keras: Any) -> Any:
     x = layers.Dense(8, "relu", name="trunk")(x)
     first = layers.Dense(3, "softmax", name="classes")(x)
     second = layers.Dense(1, name="value")(layers.Dense(6, "relu", name="head")(x))
-    return keras.Model({"a": a, "b": b}, {"classes": first, "value": second})
+    return keras.Model({"b": b, "a": a}, {"value": second, "classes": first})
 
 
 def nested(keras: Any) -> Any:
@@ -276,7 +277,7 @@ def without_outgoing(model: Any, keep: Mapping[str, list[int]]) -> list[Any]:
     from tfx_mobile.pruning_trainer.keras_units import follow
 
     trace = follow(model)
-    gone = np.concatenate([np.delete(trace.groups()[name].units, kept) for name, kept in keep.items()])
+    gone = np.concatenate([np.delete(trace.groups[name].units, kept) for name, kept in keep.items()])
     values = dict(named(model))
     for plan in trace.plans.values():
         if plan.layer.name not in trace.made and "depthwise" not in plan.layer.name:
@@ -285,7 +286,7 @@ def without_outgoing(model: Any, keep: Mapping[str, list[int]]) -> list[Any]:
             value = values[weight_name(part.variable)]
             for axis, labels in part.axes.items():
                 if axis != part.score_axis and value.ndim > 1:
-                    silent = np.isin(trace.couplings.representatives(labels), gone)
+                    silent = np.isin(trace.same[labels], gone)
                     np.moveaxis(value, axis, 0)[silent] = 0.0
     return list(values.values())
 
@@ -700,3 +701,38 @@ def test_saliency_of_other_weights_is_refused(keras: Any, saliency: Any, message
     model = keras.Model(given, keras.layers.Dense(2, name="out")(x))
     with pytest.raises(ConfigError, match=re.escape(message)):
         structured().unit_scores(model, structured().unit_groups(model, ALL), saliency)
+
+
+def test_a_layer_that_cannot_be_made_again_is_refused_by_name(keras: Any) -> None:
+    class Mine(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        def __init__(self, function: Any) -> None:
+            super().__init__(name="mine")
+            self.function = function
+
+        def call(self, x: Any) -> Any:
+            return self.function(x)
+
+    given = keras.Input((6,), name="x")
+    x = Mine(abs)(keras.layers.Dense(4, name="first")(given))
+    model = keras.Model(given, keras.layers.Dense(2, name="out")(x))
+    with pytest.raises(
+        ConfigError,
+        match=r"(?s)^Layer 'mine' \(Mine\) must be one that can be made from its settings; got: .* Give it "
+        r"a get_config\(\), and register functions with register_keras_serializable\.$",
+    ):
+        structured().shrink(model, {})
+
+
+def test_a_graph_whose_call_is_another_is_refused(keras: Any) -> None:
+    class Twice(keras.Model):  # type: ignore[misc, name-defined]
+        def call(self, x: Any, training: Any = None) -> Any:
+            return 2 * super().call(x)
+
+    given = keras.Input((6,), name="x")
+    model = Twice(given, keras.layers.Dense(2)(given), name="twice")
+    message = (
+        "Units can be removed from a Sequential or functional model that is built; got Twice 'twice'. Build "
+        "it from keras.Input, or prune weights or blocks."
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        structured().shrink(model, {})

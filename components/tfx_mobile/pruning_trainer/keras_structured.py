@@ -43,9 +43,10 @@ def unit_groups(model: Any, layers: Layers) -> tuple[UnitGroup, ...]:
     every = select(model, dataclasses.replace(layers, skip_first=False, skip_last=False))
     skipped = {part.layer.name for part in every} - set(chosen)
     allowed = {layer.name for layer in select_layers(model, layers)} - skipped
+    consumers = trace.consumers()
     groups = [
-        UnitGroup(name, members.layers, len(members.units), trace.consumers(members))
-        for name, members in trace.groups().items()
+        UnitGroup(name, members.layers, len(members.units), consumers[name])
+        for name, members in trace.groups.items()
         if set(members.layers) <= allowed and set(members.layers) & set(chosen)
     ]
     standing = {name: trace.why_not(name, allowed) for name in dict.fromkeys(chosen)}
@@ -82,7 +83,7 @@ def unit_scores(
       ConfigError: No weight of a group has saliency, or its shape is not the weight's.
     """
     trace = follow(model)
-    found = trace.groups()
+    found = trace.groups
     scores = {}
     for group in groups:
         members = _members(found, group.name)
@@ -100,7 +101,7 @@ def unit_scores(
             known = True
             axis = part.score_axis % values.ndim
             others = tuple(a for a in range(values.ndim) if a != axis)
-            units = trace.couplings.representatives(part.axes[part.score_axis])
+            units = trace.same[part.axes[part.score_axis]]
             np.add.at(by_unit, units, values.sum(axis=others, dtype=np.float64))
         if not known:
             raise ConfigError(
@@ -127,7 +128,7 @@ def shrink(model: Any, keep: Mapping[str, Sequence[int]]) -> Any:
         unknown, or units to keep are not ascending positions of its units.
     """
     trace = follow(model)
-    groups = trace.groups()
+    groups = trace.groups
     check_keep(keep, {name: len(members.units) for name, members in groups.items()})
     stays = np.ones(len(trace.couplings), dtype=bool)
     for name, positions in keep.items():
@@ -200,9 +201,8 @@ def _rebuild(
             raise TypeError(f"{type(smaller).__name__} was made instead")
     except TypeError as error:
         raise ConfigError(
-            f"Model {model.name!r} ({type(model).__name__}) must be one that can be made again from its "
-            f"inputs, outputs and layer configurations; got: {error}. Use keras.Model or keras.Sequential "
-            "itself, and give custom layers a get_config()."
+            f"Model {model.name!r} ({type(model).__name__}) must be one that can be made from its inputs and "
+            f"outputs, or its layers; got: {error}. Use keras.Model or keras.Sequential itself."
         ) from error
     return smaller
 
@@ -224,12 +224,19 @@ def _unbuilt(settings: Any) -> Any:
 
 def _copy(layer: Any, sizes: Mapping[str, int]) -> Any:
     """Returns a layer with the same settings, but for the number of its units, and no weights yet."""
-    settings = _unbuilt(layer.get_config())
-    for key, size in sizes.items():
-        settings[key] = [*settings[key][:-1], size] if key == "target_shape" else size
-    if type(layer).__name__ == "Lambda" and type(layer).__module__.startswith("keras."):
-        return type(layer).from_config(settings, safe_mode=False)  # the code is in the process already
-    copy = type(layer).from_config(settings)
+    kind = type(layer)
+    # Keras 3 distrusts the code of a Lambda, but this one is in the process already.
+    trust = {"safe_mode": False} if kind.__name__ == "Lambda" and kind.__module__.startswith("keras.") else {}
+    try:
+        settings = _unbuilt(layer.get_config())
+        for key, size in sizes.items():
+            settings[key] = [*settings[key][:-1], size] if key == "target_shape" else size
+        copy = kind.from_config(settings, **trust)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"Layer {layer.name!r} ({kind.__name__}) must be one that can be made from its settings; got: "
+            f"{error} Give it a get_config(), and register functions with register_keras_serializable."
+        ) from error
     if hasattr(layer, "get_vocabulary"):  # a lookup table is no weight
         copy.set_vocabulary(layer.get_vocabulary())
     return copy

@@ -18,6 +18,7 @@ from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.pruning_trainer.keras_line import keras_of
 from tfx_mobile.pruning_trainer.structured import Couplings, IntArray, Members, gather
 
+_KERAS = ("tf_keras", "keras")
 GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 _ELEMENTWISE = (
     "linear,relu,relu6,leaky_relu,elu,selu,celu,gelu,silu,swish,mish,sigmoid,hard_sigmoid,log_sigmoid,tanh,hard_tanh,"
@@ -130,22 +131,31 @@ class Trace:
                 raise _NotProvedError
             self.couplings.couple(one, other)
 
+    @functools.cached_property
     def groups(self) -> dict[str, Members]:
-        """Returns the groups of units that can be removed, selected or not, by name."""
+        """The groups of units that can be removed, selected or not, by name; once the model was followed."""
         return gather(self.couplings, self.made)
 
-    def consumers(self, members: Members) -> tuple[str, ...]:
-        """Returns the layers whose weights shrink with the group and that do not make its units."""
-        return tuple(
-            name
-            for name, plan in self.plans.items()
-            if name not in members.layers
-            and any(
-                np.isin(self.couplings.representatives(labels), members.units).any()
-                for part in plan.weights
-                for labels in part.axes.values()
-            )
-        )
+    @functools.cached_property
+    def same(self) -> IntArray:
+        """By label, the smallest label of the same unit; once the model was followed."""
+        return self.couplings.representatives(np.arange(len(self.couplings), dtype=np.int64))
+
+    @functools.cached_property
+    def group_of(self) -> dict[int, str]:
+        """The group of each unit that can be removed, by its label in `same`."""
+        return {unit: name for name, group in self.groups.items() for unit in group.units.tolist()}
+
+    def consumers(self) -> dict[str, tuple[str, ...]]:
+        """Returns by group the layers whose weights shrink with it and that do not make its units."""
+        found: dict[str, list[str]] = {name: [] for name in self.groups}
+        for name, plan in self.plans.items():
+            axes = [self.same[labels] for part in plan.weights for labels in part.axes.values()]
+            units = np.unique(np.concatenate([np.zeros(0, np.int64), *axes])).tolist()
+            for group in dict.fromkeys(self.group_of[unit] for unit in units if unit in self.group_of):
+                if name not in self.groups[group].layers:
+                    found[group].append(name)
+        return {group: tuple(layers) for group, layers in found.items()}
 
     def why_not(self, name: str, allowed: set[str]) -> str:
         """Returns why no unit of a layer can be removed; '' if one can."""
@@ -155,13 +165,12 @@ class Trace:
         reasons = self.couplings.why_blocked(labels)
         if None not in reasons:
             return next(why for why in reasons if why)
-        free = self.couplings.representatives(labels)[[why is None for why in reasons]]
-        for members in self.groups().values():
-            missing = [layer for layer in members.layers if layer not in allowed]
-            if np.isin(free, members.units).any():
-                if not missing:
-                    return ""
-                partner = missing[0]
+        units = self.same[labels].tolist()
+        for group in dict.fromkeys(self.group_of[unit] for unit in units if unit in self.group_of):
+            missing = [layer for layer in self.groups[group].layers if layer not in allowed]
+            if not missing:
+                return ""
+            partner = missing[0]
         return f"they are those of layer {partner!r} too, which is not selected"
 
     def sliced_weights(self, layer: Any, stays: npt.NDArray[np.bool_]) -> list[npt.NDArray[Any]]:
@@ -171,7 +180,7 @@ class Trace:
         found = []
         for variable, values in zip(layer.weights, layer.get_weights(), strict=True):
             for axis, labels in axes.get(id(variable), {}).items():
-                values = np.compress(stays[self.couplings.representatives(labels)], values, axis=axis)
+                values = np.compress(stays[self.same[labels]], values, axis=axis)
             found.append(values)
         return found
 
@@ -185,7 +194,7 @@ class Trace:
         return [self._left(labels, stays) for labels in self._entered[id(model)]]
 
     def _left(self, labels: IntArray, stays: npt.NDArray[np.bool_]) -> int:
-        return int(stays[self.couplings.representatives(labels)].sum())
+        return int(stays[self.same[labels]].sum())
 
     def _through(self, call: _Call, inputs: list[IntArray]) -> list[IntArray]:
         name = call.layer.name
@@ -242,8 +251,9 @@ def follow(model: Any) -> Trace:
 
 
 def is_graph(layer: Any) -> bool:
-    """Returns whether it is a Sequential or functional model that is built."""
-    return hasattr(getattr(layer, "_functional", None) or layer, "_nodes_by_depth") and bool(layer.inputs)
+    """Returns whether it is a built Sequential or functional model that computes what its graph says."""
+    has_graph = hasattr(getattr(layer, "_functional", None) or layer, "_nodes_by_depth")
+    return has_graph and bool(layer.inputs) and type(layer).call.__module__.partition(".")[0] in _KERAS
 
 
 def calls(model: Any, *, recursive: bool = False) -> Iterator[_Call]:
@@ -276,7 +286,7 @@ def _extent(tensor: Any) -> int:
 
 def is_built_in(layer: Any) -> bool:
     """Returns whether Keras itself brings the layer's class."""
-    return type(layer).__module__.partition(".")[0] in ("keras", "tf_keras")
+    return type(layer).__module__.partition(".")[0] in _KERAS
 
 
 def _is_elementwise(activation: Any) -> bool:
@@ -285,7 +295,7 @@ def _is_elementwise(activation: Any) -> bool:
 
 @functools.cache
 def _elementwise_functions() -> tuple[Any, ...]:
-    homes = [tf.nn, *(importlib.import_module(line).activations for line in ("tf_keras", "keras"))]
+    homes = [tf.nn, *(importlib.import_module(line).activations for line in _KERAS)]
     return tuple(
         getattr(home, name) for home in homes for name in _ELEMENTWISE.split(",") if hasattr(home, name)
     )
