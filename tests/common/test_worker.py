@@ -144,6 +144,7 @@ def test_the_process_is_a_new_one_with_our_path_and_without_our_main_script(
 ) -> None:
     (functions / "json.py").write_text("raise RuntimeError('a module of the working folder')")
     monkeypatch.chdir(functions)
+    monkeypatch.setenv("A", "ours")
     monkeypatch.setattr(sys, "path", [*sys.path[1:], sys.path[0]])  # the standard library before it
     found = worker.run(
         "worker_functions.surroundings", {}, environment={"TF_USE_LEGACY_KERAS": "1", "A": "b"}, num_threads=3

@@ -282,7 +282,7 @@ def test_only_old_leftovers_of_keys_are_removed_and_only_from_the_components_fol
     old, young, half, strange = checkpoints.key("old"), checkpoints.key("young"), f"{OTHER}.removed", "mine"
     for name in (KEY, old, young, half, strange):
         Checkpoints(str(place / name)).save("x", [], {})
-        age(place / name, 29.0 if name == young else 31.0)
+        age(place / name, 29.0 if name in (young, half) else 31.0)
     os.utime(place / young / "x.checkpoint", (time.time() - 31 * DAY,) * 2)  # the folder itself is younger
     with Checkpoints(str(place / KEY)).locked():
         pass
