@@ -89,6 +89,12 @@ def test_one_number_of_each_weight_stays() -> None:
     assert zeros(curves, levels) == 980
 
 
+def test_a_weight_too_small_for_its_levels_goes_last() -> None:
+    curves = {"tiny": curve("tiny", 2, (0.25,), (0.0,)), "dear": curve("dear", 98, (0.5, 0.99), (5.0, 9.0))}
+    assert allocate(curves, 0.97, {}) == {"tiny": 0.0, "dear": 97 / 98}
+    assert allocate(curves, 0.98, {}) == {"tiny": 0.5, "dear": 97 / 98}
+
+
 @pytest.mark.parametrize(("target", "limit"), [(0.5, 0.99), (0.96, 0.99), (0.98, 0.995), (0.996, 0.999)])
 def test_a_weight_may_be_sparser_than_the_rung_up_to_a_limit(target: float, limit: float) -> None:
     curves = {
