@@ -168,7 +168,7 @@ def twins(trips: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     aware.compile("sgd", "mse")
     rows = {name: trips.transformed[name] for name in aware.input_names}
     aware.fit(rows, trips.raw["fare"], epochs=2, verbose=0)
-    hidden = aware.get_layer("quant_hidden").layer.kernel
+    (hidden,) = [weight for weight in aware.weights if weight.name == "hidden/kernel:0"]
     hidden.assign(np.where(kernels["hidden/kernel"] == 0, 0, hidden.numpy()))
     models = rungs_of(
         folder / "models",
@@ -202,23 +202,30 @@ def test_an_int8_twin_is_compared_with_its_own_fake_quantised_model(twins: Path,
 def test_a_file_that_lost_its_zeros_does_not_count(trips: Any, tmp_path: Path) -> None:
     import tf_keras
 
-    from tfx_mobile.pruning_trainer import keras_export
+    class Shifted(tf_keras.layers.Dense):  # type: ignore[misc]
+        """Adds a constant to its kernel, which the converter folds into it."""
 
-    dense, _ = half_sparse(tf_keras)
-    sparse, kernels = half_sparse(tf_keras)
+        def call(self, inputs: Any) -> Any:
+            return inputs @ (self.kernel + 1e-3) + self.bias
+
+    dense, kernels = half_sparse(tf_keras)
+    given = {name: tf_keras.Input((1,), name=name) for name in dense.input_names}
+    first = tf_keras.layers.Concatenate()([given[name] for name in dense.input_names])
+    first = tf_keras.layers.Dense(16, name="first")(first)
+    hidden = Shifted(64, name="hidden")(first)
+    sparse = tf_keras.Model(given, tf_keras.layers.Dense(1, name="fare")(hidden))
+    sparse.get_layer("hidden").set_weights([kernels["hidden/kernel"], np.zeros(64, np.float32)])
     models = rungs_of(
         tmp_path / "models",
         {"s0": (dense, ladder.Twin.PLAIN, {}), "s50": (sparse, ladder.Twin.PLAIN, kernels)},
     )
-    given = {name: tf_keras.Input((1,), name=name) for name in sparse.input_names}
-    constant = tf_keras.layers.Lambda(lambda x: x["miles_z"] * 0.0 + x["date_z"] + x["latitude_z"])(given)
-    without = tf_keras.Model(given, tf_keras.layers.Dense(1, name="fare")(constant))
-    keras_export.save(without, None, "", str(tmp_path / "models" / "s50"))
-    folder = quantize(tmp_path / "out", trips.transformed_examples(), models=models, modes=(Mode.INT8,))
+    folder = quantize(tmp_path / "out", trips.transformed_examples(), models=models, modes=(Mode.FLOAT32,))
     lost = (
-        "The weights of a rung must be in its SavedModel; hidden/kernel are not among fare/bias, fare/kernel."
+        "Rung 's50': the TFLite file must keep each pruned kernel's zeros; 'hidden/kernel' has 0 where Keras "
+        "has 512. All kernels: hidden/kernel 512 -> 0 of 1024."
     )
-    assert [candidate.failure for candidate in candidates.read(folder).candidates] == ["", "", lost, lost]
+    assert [candidate.failure for candidate in candidates.read(folder).candidates] == ["", lost]
+    assert not candidates.model_path(folder, "s50-float32").exists()
 
 
 def test_a_qat_twin_without_int8_among_modes_has_no_candidate(
