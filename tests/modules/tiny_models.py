@@ -112,6 +112,28 @@ def build_trips(ctx: Any) -> tf_keras.Model:
     return model
 
 
+class _Diverging(tf_keras.optimizers.Adam):  # type: ignore[misc]
+    """Adam, whose second use in a process makes NaN: a rung's, after the dense model's."""
+
+    uses = 0
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        type(self).uses += 1
+        self._breaks = type(self).uses > 2  # once by its author, once for the dense training
+
+    def apply_gradients(self, grads_and_vars: Any, *arguments: Any, **settings: Any) -> Any:
+        factor = float("nan") if self._breaks else 1.0
+        return super().apply_gradients([(g * factor, v) for g, v in grads_and_vars], *arguments, **settings)
+
+
+def build_diverging(ctx: Any) -> tf_keras.Model:
+    """Returns the net of `build_trips` with an optimizer that diverges when it is pruned."""
+    model = build_trips(ctx)
+    model.compile(_Diverging(1e-2), "mse")
+    return model
+
+
 def _line() -> tf_keras.Model:
     given = layers.Input((8,), name="x")
     hidden = layers.Dense(16, activation="relu", name="hidden")(given)

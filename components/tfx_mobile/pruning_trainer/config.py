@@ -106,7 +106,11 @@ class Weights(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Blocks(Settings):
-    """Whole blocks of a kernel become zero; 1x4 and 1x16 are what sparse TFLite kernels are fast with.
+    """Whole blocks of a kernel become zero: what TFLite has fast sparse kernels for.
+
+    TFLite's blocks lie along the inputs of a Dense kernel: 4x1 for float32 and 16x1 for int8 weights, in the
+    order (inputs, outputs) of Keras. (Its own "1x4" is of the transposed kernel.) Other blocks compress like
+    single weights.
 
     Attributes:
       height: Rows of a block: inputs of a Dense kernel; >= 1.
@@ -115,8 +119,8 @@ class Blocks(Settings):
     """
 
     kind: ClassVar[str] = "blocks"
-    height: int = 1
-    width: int = 4
+    height: int = 4
+    width: int = 1
     pooling: BlockPooling = BlockPooling.AVG
 
     def __post_init__(self) -> None:

@@ -66,20 +66,21 @@ def train(
     model = _model(settings, ctx, base_model)
     data = _data(settings, ctx, model, split_files)
     store = Checkpoints(checkpoints)
-    folder = Path(models)
+    folder, run_folder = Path(models), Path(model_run)
     rungs: list[Rung] = []
-    try:
-        for trained in keras_training.train_ladder(
-            model, data, settings, store, logs=Path(model_run), is_trained=bool(base_model)
-        ):
-            _export(trained, ctx, settings, folder)
-            rungs.append(trained.rung)
-    except DivergedError as error:
-        raise DataError(str(error) + _keep(rungs, folder, Path(checkpoints) / _KEPT)) from error
-    ladder = Ladder(rungs=tuple(rungs), chosen=core.choose_rung(rungs, settings.max_increase_fraction))
-    html = page(ladder, settings, keras_training.sensitivities(store))
-    files.write_atomically(Path(model_run) / PAGE_FILE, html.encode())
-    ladder.write(folder)
+    with store.locked():
+        try:
+            for trained in keras_training.train_ladder(
+                model, data, settings, store, logs=run_folder, is_trained=bool(base_model)
+            ):
+                _export(trained, ctx, settings, folder)
+                rungs.append(trained.rung)
+        except DivergedError as error:
+            raise DataError(str(error) + _keep(rungs, folder, Path(checkpoints) / _KEPT)) from error
+        ladder = Ladder(rungs=tuple(rungs), chosen=core.choose_rung(rungs, settings.max_increase_fraction))
+        html = page(ladder, settings, keras_training.sensitivities(store))
+        files.write_atomically(run_folder / PAGE_FILE, html.encode())
+        ladder.write(folder)
     return str(folder / ladder.chosen)
 
 

@@ -465,8 +465,8 @@ class _Ramp:
     ) -> None:
         self.masks = masks
         self.last_step = max((plan.last_step for plan in plans.values()), default=-1)
-        self._model, self._plans, self._pruning, self._data = model, plans, config.pruning, data
-        self._seed = config.seed
+        self._plans, self._pruning, self._data, self._seed = plans, config.pruning, data, config.seed
+        self._measure = keras_saliency.saliency_function(model, masks.weights, config.pruning.criterion)
 
     def is_due(self, step: int) -> bool:
         return any(plan.is_due(step) for plan in self._plans.values())
@@ -476,7 +476,7 @@ class _Ramp:
         batches: Sequence[Any] = ()
         if pruning.criterion is not Criterion.MAGNITUDE:
             batches = self._data.sample(pruning.saliency_batches, self._seed + step)
-        found = keras_saliency.saliency(self._model, self.masks.weights, pruning.criterion, batches)
+        found = self._measure(batches)
         before = self.masks.arrays()
         self.masks.assign(
             {

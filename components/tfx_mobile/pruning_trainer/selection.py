@@ -8,10 +8,10 @@ embeddings, those of cells and wrapped layers included.
 import dataclasses
 import difflib
 import fnmatch
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from tfx_mobile.common import user_code
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.pruning_trainer.config import Layers
 
@@ -119,7 +119,7 @@ def select_layers(model: Any, layers: Layers) -> list[Any]:
                 f"Type {wanted!r} must be the class of a layer; "
                 f"{_near(wanted, sorted({type(layer).__name__ for layer in every}))}."
             )
-    predicate = _load(layers.predicate) if layers.predicate else None
+    predicate = user_code.load(layers.predicate, "predicate") if layers.predicate else None
     return [
         layer
         for layer in every
@@ -147,14 +147,6 @@ def _size(variable: Any) -> int:
     for extent in variable.shape:
         size *= int(extent)
     return size
-
-
-def _load(dotted: str) -> Callable[[Any], bool]:
-    module, _, function = dotted.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"predicate must be an importable function; got {dotted!r} ({error}).") from error
 
 
 def _near(wanted: str, names: list[str]) -> str:
