@@ -736,3 +736,23 @@ def test_a_graph_whose_call_is_another_is_refused(keras: Any) -> None:
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
         structured().shrink(model, {})
+
+
+def test_a_class_of_the_author_has_no_rule_whatever_its_name(keras: Any) -> None:
+    class Dense(keras.layers.Dense):  # type: ignore[misc, name-defined]
+        def call(self, x: Any) -> Any:
+            return super().call(x[:, ::-1])
+
+    given = keras.Input((6,), name="x")
+    x = Dense(4, name="second")(keras.layers.Dense(4, name="first")(given))
+    model = keras.Model(given, keras.layers.Dense(2, name="out")(x))
+    message = (
+        "got none ('first': layer 'second' (Dense) needs all of them; 'second': layer 'second' (Dense) needs "
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        structured().unit_groups(model, ALL)
+
+
+def test_units_shared_with_a_layer_left_out_stay(keras: Any) -> None:
+    groups = structured().unit_groups(residual(keras), Layers(exclude=("back",), min_weights=1))
+    assert [group.name for group in groups] == ["inner"]
