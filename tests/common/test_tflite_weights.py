@@ -85,6 +85,11 @@ def test_a_kernel_is_found_in_each_layout_beside_others_of_its_size(
     assert zeros(content, kernel) == kernel.size * 3 // 4
 
 
+def test_a_kernel_in_16_bits_is_found() -> None:
+    kernel = sparse_kernel(8, 12)
+    assert zeros(tflite_file(constant(kernel.T.astype(np.float16))), kernel) == 72
+
+
 def test_a_kernel_that_normalisation_was_folded_into_is_found() -> None:
     kernel = sparse_kernel(3, 3, 4, 8)
     scale = np.linspace(-2, 3, 8, dtype=np.float32)
@@ -132,20 +137,28 @@ def test_a_kernel_of_zeros_only_is_found_as_one() -> None:
         zeros(tflite_file(constant(nothing + 1)), nothing)
 
 
-def test_a_sparse_tensor_counts_what_it_does_not_store() -> None:
-    kernel = np.array([[0, 2, 0, 0], [0, 0, 0, 0], [1, 0, 0, 3]], np.float32)
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_sparse_tensor_counts_what_it_does_not_store(width: int) -> None:
+    blocks = np.random.default_rng(5).random((8, 16 // width)) < 0.3  # these are stored
+    kernel = np.random.default_rng(6).normal(size=(8, 16)).astype(np.float32)
+    kernel[~np.repeat(blocks, width, axis=1)] = 0
     tensor, _ = constant(kernel)
-    rows, columns = schema.DimensionMetadataT(), schema.DimensionMetadataT()
-    rows.format, rows.denseSize = schema.DimensionType.DENSE, 3
+    rows, columns, inside = (schema.DimensionMetadataT() for _ in range(3))
+    rows.format, rows.denseSize = schema.DimensionType.DENSE, 8
     columns.format = schema.DimensionType.SPARSE_CSR
     columns.arraySegmentsType = columns.arrayIndicesType = schema.SparseIndexVector.Int32Vector
     columns.arraySegments, columns.arrayIndices = schema.Int32VectorT(), schema.Int32VectorT()
-    columns.arraySegments.values, columns.arrayIndices.values = [0, 1, 1, 3], [1, 0, 3]
+    columns.arraySegments.values = [0, *np.cumsum(blocks.sum(axis=1)).tolist()]
+    columns.arrayIndices.values = np.nonzero(blocks)[1].tolist()
+    inside.format, inside.denseSize = schema.DimensionType.DENSE, width
     tensor.sparsity = schema.SparsityParametersT()
     tensor.sparsity.traversalOrder, tensor.sparsity.dimMetadata = [0, 1], [rows, columns]
-    content = tflite_file((tensor, np.array([2, 1, 3], np.float32).tobytes()))
-    assert zeros(content, kernel) == 9
-    assert zeros(content, kernel.T) == 9
+    if width > 1:
+        tensor.sparsity.traversalOrder = [0, 1, 2]
+        tensor.sparsity.dimMetadata, tensor.sparsity.blockMap = [rows, columns, inside], [1]
+    content = tflite_file((tensor, kernel.reshape(8, -1, width)[blocks].tobytes()))
+    assert zeros(content, kernel) == kernel.size - blocks.sum() * width
+    assert zeros(content, kernel.T) == kernel.size - blocks.sum() * width
 
 
 def test_a_file_that_lost_zeros_is_refused_with_the_table() -> None:
