@@ -567,11 +567,10 @@ class _LabelFaults:
         """Counts the labels of one batch: dense, sparse or ragged."""
         row_of_value, values = _values(labels, num_rows)
         num_values = np.bincount(row_of_value, minlength=num_rows)
-        is_missing = num_values == 0
         self._rows += num_rows
-        self._missing += int(is_missing.sum())
+        self._missing += int((num_values == 0).sum())
         if self._num_values is not None:
-            self._other_size += int((~is_missing & (num_values != self._num_values)).sum())
+            self._other_size += int((num_values != self._num_values).sum())
         if values.dtype.kind == "f":
             self._not_finite += np.unique(row_of_value[~np.isfinite(values)]).size
 
