@@ -215,6 +215,47 @@ def sparse_model() -> Any:
     return tf_keras.Model({"words": given}, tf_keras.layers.Dense(1)(given))
 
 
+def sparse_graph(folder: Path) -> Any:
+    """Returns the output of a Transform that passes numbers of varying count on."""
+    import tensorflow as tf
+    import tensorflow_transform as tft
+    import tensorflow_transform.beam as tft_beam
+    from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
+
+    spec = {"words": tf.io.VarLenFeature(tf.float32), "label": tf.io.FixedLenFeature([1], tf.float32)}
+    metadata = dataset_metadata.DatasetMetadata.from_feature_spec(spec)
+    metadata_io.write_metadata(metadata, str(folder / tft.TFTransformOutput.RAW_METADATA_DIR))
+    rows = [{"words": [1.0], "label": [0.0]}]
+    with tft_beam.Context(temp_dir=str(folder / "beam")):
+        _, transform_fn = (rows, metadata) | tft_beam.AnalyzeAndTransformDataset(lambda inputs: dict(inputs))
+        _ = transform_fn | tft_beam.WriteTransformFn(str(folder))
+    return tft.TFTransformOutput(str(folder))
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_model_with_a_sparse_input_serves_examples_and_has_no_signature_of_features(
+    name: str, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    from tfx_mobile.pruning_trainer import keras_export
+
+    class Total(line(name).layers.Layer):  # type: ignore[misc]
+        def call(self, words: Any) -> Any:
+            return tf.reshape(tf.sparse.reduce_sum(words, axis=1), [-1, 1])
+
+    keras = line(name)
+    given = keras.Input((None,), sparse=True, name="words")
+    model = keras.Model({"words": given}, Total()(given))
+    keras_export.save(model, sparse_graph(tmp_path / "graph"), "label", str(tmp_path / "m"))
+    signatures = tf.saved_model.load(str(tmp_path / "m")).signatures
+    assert set(signatures) == {"serving_default"}
+    example = tf.train.Example()
+    example.features.feature["words"].float_list.value.extend([1.5, 2.0])
+    rows = tf.constant([example.SerializeToString(), tf.train.Example().SerializeToString()])
+    np.testing.assert_array_equal(signatures["serving_default"](examples=rows)["predictions"], [[3.5], [0]])
+
+
 def test_sparse_inputs_without_a_graph_are_refused(tmp_path: Path) -> None:
     from tfx_mobile.pruning_trainer import keras_export
 
