@@ -234,6 +234,20 @@ def reduce_scale() -> None:
     )
 
 
+def pruning_section(name: str) -> Callable[[], None]:
+    """Returns a section of pruning.py, which prints its tables as they come."""
+
+    def section() -> None:
+        import pruning
+
+        for table in getattr(pruning, name)():
+            _print_table(table.title, table.header, table.lines)
+            print(flush=True)
+
+    return section
+
+
+_PRUNING = ("mnist", "sequences", "ladder", "overhead", "allocation", "structured")
 SECTIONS: dict[str, Callable[[], None]] = {
     "start": start,
     "fused": fused,
@@ -242,8 +256,11 @@ SECTIONS: dict[str, Callable[[], None]] = {
     "reduce": reduce,
     "reduce-scalars": reduce_scalars,
     "reduce-scale": reduce_scale,
+    **{f"pruning-{name}": pruning_section(name) for name in _PRUNING},
 }
-ONLY_BY_NAME = {"reduce-scalars", "reduce-scale"}
+ONLY_BY_NAME = {"reduce-scalars", "reduce-scale", *(f"pruning-{name}" for name in _PRUNING)} - {
+    "pruning-overhead"
+}
 
 
 def main(chosen: Sequence[str]) -> int:

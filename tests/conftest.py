@@ -172,8 +172,9 @@ def _analyze(raw: Mapping[str, Any], temporary: Path, graph: Path) -> None:
     from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
     def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
-        company = tf.sparse.to_dense(inputs["company"], default_value="")
-        company = tf.reshape(company, [-1, 1])
+        given = inputs["company"]  # a batch without any company has no column for one
+        company = tf.SparseTensor(given.indices, given.values, [given.dense_shape[0], 1])
+        company = tf.sparse.to_dense(company, default_value="")
         return {
             "latitude_z": tft.scale_to_z_score(inputs["latitude"]),
             "date_z": tft.scale_to_z_score(tf.cast(inputs["epoch_s"], tf.float32)),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
@@ -123,8 +124,9 @@ class _Diverging(tf_keras.optimizers.Adam):  # type: ignore[misc]
         self._breaks = type(self).uses > 2  # once by its author, once for the dense training
 
     def apply_gradients(self, grads_and_vars: Any, *arguments: Any, **settings: Any) -> Any:
-        factor = float("nan") if self._breaks else 1.0
-        return super().apply_gradients([(g * factor, v) for g, v in grads_and_vars], *arguments, **settings)
+        if self._breaks:
+            grads_and_vars = [(tf.fill(v.shape, float("nan")), v) for _, v in grads_and_vars]
+        return super().apply_gradients(grads_and_vars, *arguments, **settings)
 
 
 def build_diverging(ctx: Any) -> tf_keras.Model:

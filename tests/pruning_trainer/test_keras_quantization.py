@@ -1,4 +1,4 @@
-"""Quantisation-aware training with tfmot: the int8 file computes it, zeros and clusters kept, saved and resumed."""
+"""Quantisation-aware training with tfmot: the int8 file computes it; zeros, clusters and names are kept."""
 
 import logging
 import re
@@ -156,7 +156,7 @@ def test_the_int8_file_holds_the_effective_kernels_and_computes_what_the_model_d
         w.name: float(w.numpy()) for w in model.get_layer("fare").weights if "post_activation" in w.name
     }
     step = (ranges["fare/post_activation_max:0"] - ranges["fare/post_activation_min:0"]) / 255
-    assert expected.max() > 30
+    assert expected.max() > 15
     assert np.abs(got - expected).max() <= 2.01 * step
 
 
@@ -170,10 +170,8 @@ def test_zeros_and_clusters_survive_a_fit_with_adam(trained: Any, kind: str) -> 
         model, before, preserve_sparsity=sparsity, preserve_clusters=clusters
     )
     by_name = {count.weight: count for count in counts}
-    assert (
-        list(by_name) == [name for name in keras_quantization.effective_kernels(model)]
-        and "hidden/kernel" in by_name
-    )
+    assert list(by_name) == list(keras_quantization.effective_kernels(model))
+    assert "hidden/kernel" in by_name
     if sparsity:
         for name in ("conv/kernel", "hidden/kernel", "company_embedded/embeddings"):
             assert by_name[name].num_zeros >= by_name[name].num_weights // 2
@@ -203,7 +201,7 @@ def test_a_calibrated_model_is_close_before_any_step_where_tfmots_ranges_clip() 
     model = keras_quantization.quantization_aware(dense, QuantizationAware())
     assert model(features, training=False).numpy().max() <= 6.1 < expected.max()
     others = [v.numpy() for v in model.weights if not v.name.endswith(("_min:0", "_max:0"))]
-    keras_quantization.calibrate(model, [{k: v[:48] for k, v in features.items()}, features])
+    keras_quantization.calibrate(model, [features, features])
     assert np.abs(model(features, training=False).numpy() - expected).mean() < 0.02 * expected.max()
     now = [v.numpy() for v in model.weights if not v.name.endswith(("_min:0", "_max:0"))]
     for old, new in zip(others, now, strict=True):  # the batch norm's moments, too
@@ -305,8 +303,15 @@ def test_what_tfmot_cannot_quantise_is_left_in_float_with_a_line(caplog: pytest.
         "tfmot must be able to quantise a layer; it cannot quantise read (LSTM). Take it out of `layers`, or "
         "name a QuantizeConfig for it in `quantize_configs`."
     )
+    config = QuantizationAware(layers=Layers(names=("out", "read"), min_weights=1))
     with pytest.raises(ConfigError, match=re.escape(message)):
-        keras_quantization.quantization_aware(model, QuantizationAware(layers=Layers(names=("out", "read"))))
+        keras_quantization.quantization_aware(model, config)
+    message = (
+        "The model must have a layer to quantise with at least 256 weights; got x, scaled, read, shared, "
+        "product, inner, soft, out. Lower min_weights, or choose other layers."
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        keras_quantization.quantization_aware(model, QuantizationAware(layers=Layers(names=("out",))))
 
 
 def test_only_the_layers_that_are_meant_are_quantised() -> None:
@@ -338,8 +343,8 @@ def test_a_custom_layer_is_quantised_as_its_config_says() -> None:
         ({"hiden": "quantize_configs.FourBits"}, "Pattern 'hiden' must match a layer; did you mean 'hidden'"),
         (
             {"hidden": "quantize_configs.Missing"},
-            "quantize_configs must be importable; got 'quantize_configs.Missing' (module 'quantize_configs' has no "
-            "attribute 'Missing').",
+            "quantize_configs must be importable; got 'quantize_configs.Missing' (module 'quantize_configs' "
+            "has no attribute 'Missing').",
         ),
         (
             {"hidden": "collections.OrderedDict"},
@@ -373,7 +378,8 @@ def test_lost_zeros_and_new_values_are_refused_with_the_table_of_all_layers(trai
             )
         assert str(caught.value).startswith("Quantised kernels must keep what the rung before had; got\n")
         assert str(caught.value).endswith(
-            "\nA callback or constraint of the model writes to its kernels; leave these layers out of `layers`."
+            "\nA callback or constraint of the model writes to its kernels; "
+            "leave these layers out of `layers`."
         )
 
 

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def load(dotted: str, setting: str) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
-def read_module_file(path: str | Path) -> str:
+def read_module_file(path: str | os.PathLike[str]) -> str:
     """Returns the text of a module file, which can travel as a parameter; nothing is run.
 
     Args:

@@ -103,7 +103,8 @@ class Fit:
         self._renewal, self._snapshot = renewal, snapshot
         self._step = self._begun = 0  # steps done; steps that masks were looked at for
         self._waited, self._stopped = 0, False
-        self._best, self._best_weights = np.inf, None
+        self._best = np.inf
+        self._best_weights: list[Any] | None = None
         self._history: list[Epoch] = []
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._paced = 0, self._started  # a step, and when it was done: the first one builds the graph

@@ -4,10 +4,11 @@
 only training needs, `check_kept` counts zeros and clusters; `load` reads what was saved. Source: Jacob et
 al. (2018), Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference.
 
-What tfmot does and we do not: it refuses a model with a layer that it does not know; ranges start at
-[-6, 6] and move by a thousandth a step, so a short training clips a regression's predictions at 6; a kernel
-before a ReLU layer is not quantised; one layer without zeros turns the preservation of zeros off in all
-others; a layer that feeds a Concatenate loses its clusters; layers get other names.
+What tfmot does and we do not: it puts the inputs of a Concatenate in another order, over a kernel trained on
+the old one; it refuses a model with a layer that it does not know; ranges start at [-6, 6] and move by a
+thousandth a step, so a short training clips a regression's predictions at 6; a kernel before a ReLU layer is
+not quantised; one layer without zeros turns the preservation of zeros off in all others; a layer that feeds a
+Concatenate loses its clusters; layers get other names.
 """
 
 import contextlib
@@ -25,6 +26,9 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from absl import logging
 from tensorflow_model_optimization.python.core.quantization.keras import quantize_layer
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_transforms as passes,
+)
 
 from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.pruning_trainer import keras_clustering, keras_line, selection
@@ -142,13 +146,14 @@ def calibrate(model: tf_keras.Model, batches: Iterable[Any]) -> None:
                     variable.assign(0.0)
     batches = iter(batches)
     first = next(batches)
-    model(first, training=True)  # sets the ranges of weights, which are then at rest
-    measured = _measure(model, ranges, first)
-    for _ in range(_MAX_ROUNDS):
-        before, measured = measured, _measure(model, ranges, first)
-        if all(_is_settled(old, new) for old, new in zip(before, measured, strict=True)):
-            break
-    all_measured = [measured, *(_measure(model, ranges, batch) for batch in batches)]
+    with _as_if_trained(model):
+        model(first, training=True)  # sets the ranges of weights, which are then at rest
+        measured = _measure(model, ranges, first)
+        for _ in range(_MAX_ROUNDS):
+            before, measured = measured, _measure(model, ranges, first)
+            if all(_is_settled(old, new) for old, new in zip(before, measured, strict=True)):
+                break
+        all_measured = [measured, *(_measure(model, ranges, batch) for batch in batches)]
     for variable, values in zip(ranges, zip(*all_measured, strict=True), strict=True):
         variable.assign(np.mean(values, axis=0))
     for variable, value in zip(others, kept, strict=True):
@@ -206,7 +211,7 @@ def effective_kernels(model: tf_keras.Model) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for layer in selection.leaf_layers(model):
         if not _is_wrapper(layer):
-            found |= {selection.weight_name(v): v.numpy() for v in selection.prunable_variables(layer)}
+            found |= {selection.weight_name(variable): variable.numpy() for variable in _kernels(layer)}
             continue
         quantizers = {id(variable): (quantizer, ranges) for variable, quantizer, ranges in layer._weight_vars}
         for variable in _wrapped_kernels(layer):
@@ -227,9 +232,10 @@ def count_kept(model: tf_keras.Model, before: tf_keras.Model) -> tuple[Quantized
     """
     old = {weight.name: weight.variable.numpy() for weight in selection.every_weight(before)}
     new = effective_kernels(model)
-    gone = [name for name in old if name not in new]  # tfmot renames separable convolutions
-    for name, renamed in zip(gone, [name for name in new if name not in old], strict=True):
-        old[renamed] = old[name]
+    layers_before = {layer.name for layer in selection.leaf_layers(before)}
+    split = [name for name in new if name.partition("/")[0] not in layers_before]
+    for name, renamed in zip([name for name in old if name not in new], split, strict=True):
+        old[renamed] = old[name]  # tfmot makes two convolutions of a separable one
     per_channel = {
         selection.weight_name(variable)
         for layer in selection.leaf_layers(model)
@@ -246,6 +252,7 @@ def count_kept(model: tf_keras.Model, before: tf_keras.Model) -> tuple[Quantized
             num_values_before=len(np.unique(old[name])),
         )
         for name, array in new.items()
+        if name in old  # else the author has frozen it
     )
 
 
@@ -335,16 +342,41 @@ class _Scheme(tfmot.quantization.keras.QuantizeScheme):
         return made
 
 
-class _LayoutTransform(tfmot.quantization.keras.default_8bit.Default8BitQuantizeLayoutTransform):
+class _LayoutTransform(tfmot.quantization.keras.QuantizeLayoutTransform):
+    """tfmot's own rewriting of the graph, but for its transform of Concatenate, which permutes the inputs."""
+
     def __init__(self, scheme: _Scheme) -> None:
         self._scheme = scheme
 
     def apply(self, model: Any, layer_quantize_map: Any) -> Any:
-        transformed, configs = super().apply(model, layer_quantize_map)
+        transforms = [
+            passes.InputLayerQuantize(),
+            passes.SeparableConv1DQuantize(),
+            passes.SeparableConvQuantize(),
+            passes.Conv2DReshapeBatchNormReLUQuantize(),
+            passes.Conv2DReshapeBatchNormActivationQuantize(),
+            passes.Conv2DBatchNormReLUQuantize(),
+            passes.Conv2DBatchNormActivationQuantize(),
+            passes.Conv2DReshapeBatchNormQuantize(),
+            passes.Conv2DBatchNormQuantize(),
+            passes.DenseBatchNormQuantize(),
+            passes.DenseBatchNormReLUQuantize(),
+            passes.DenseBatchNormActivationQuantize(),
+            passes.LayerReLUQuantize(),
+            passes.LayerReluActivationQuantize(),
+        ]
+        transformer = _quantization.graph_transformations.model_transformer.ModelTransformer(
+            model, transforms, set(layer_quantize_map), layer_quantize_map
+        )
+        transformed, configs = transformer.transform()
         for layer in transformed.layers:
             if layer.name in configs and "quantize_config" in configs[layer.name]:
                 given = configs[layer.name]["quantize_config"]
                 configs[layer.name]["quantize_config"] = self._scheme.repair(layer, given)
+            if isinstance(layer, _layers.Concatenate) and layer.name in configs:  # so its inputs need not be
+                for before in tf.nest.flatten(layer.inbound_nodes[0].inbound_layers):
+                    if isinstance(before, quantize_layer.QuantizeLayer) and len(before.outbound_nodes) == 1:
+                        configs.setdefault(before.name, {})["quantizer"] = None
         return transformed, configs
 
 
@@ -366,7 +398,7 @@ def _freeze_clustered(model: tf_keras.Model) -> None:
         inner = layer.layer if _is_wrapper(layer) else layer
         if _is_wrapper(layer) and type(inner) in _WITH_CLUSTERS:
             continue
-        kernels = _wrapped_kernels(layer) if _is_wrapper(layer) else selection.prunable_variables(layer)
+        kernels = _wrapped_kernels(layer) if _is_wrapper(layer) else _kernels(layer)
         if any(_is_clustered(kernel.numpy()) for kernel in kernels):
             logging.info("Frozen, for its clusters cannot be preserved otherwise: %s.", layer.name)
             layer.trainable = False
@@ -392,12 +424,18 @@ def _choose(model: tf_keras.Model, layers: Layers, custom: Mapping[str, Any]) ->
     in_float = []
     for layer in model.layers:
         if isinstance(layer, tf_keras.Model):
-            in_float.append(f"{layer.name} (a model inside the model)")
+            if layers.names == Layers.names:
+                in_float.append(f"{layer.name} (a model inside the model)")
         elif layer.name in meant and not isinstance(layer, _layers.InputLayer):
             if layer.name in custom or _can_quantize(layer, quantized):
                 quantized.add(layer.name)
             else:
                 in_float.append(f"{layer.name} ({type(layer).__name__})")
+    if not quantized and not in_float:
+        raise ConfigError(
+            f"The model must have a layer to quantise with at least {layers.min_weights} weights; got "
+            f"{', '.join(layer.name for layer in model.layers)}. Lower min_weights, or choose other layers."
+        )
     if not quantized or (in_float and layers.names != Layers.names):
         raise ConfigError(
             f"tfmot must be able to quantise a layer; it cannot quantise {', '.join(in_float)}. Take it "
@@ -412,7 +450,7 @@ def _can_quantize(layer: Any, quantized: set[str]) -> bool:
     if not _has_known_activation(layer):
         return False
     if isinstance(layer, _SEPARABLE):
-        return layer.padding != "causal"
+        return bool(layer.padding != "causal")
     if isinstance(layer, _layers.BatchNormalization):
         (before,) = tf.nest.flatten(layer.inbound_nodes[0].inbound_layers)
         return bool(
@@ -474,15 +512,44 @@ def _is_range(variable: Any) -> bool:
 def _wrapped_kernels(wrapper: Any) -> list[Any]:
     """Returns the kernels of a wrapped layer; those that are quantised are no longer attributes of it."""
     quantized = [variable for variable, _, _ in wrapper._weight_vars]
-    return [*quantized, *selection.prunable_variables(wrapper.layer)]
+    return [*quantized, *_kernels(wrapper.layer)]
+
+
+def _kernels(layer: Any) -> list[Any]:
+    """Returns the kernels of a layer, frozen or not."""
+    is_trainable = layer.trainable
+    layer.trainable = True
+    found = selection.prunable_variables(layer)
+    if not is_trainable:
+        layer.trainable = False
+    return found
 
 
 def _kernel_variables(model: tf_keras.Model) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for layer in selection.leaf_layers(model):
-        variables = _wrapped_kernels(layer) if _is_wrapper(layer) else selection.prunable_variables(layer)
+        variables = _wrapped_kernels(layer) if _is_wrapper(layer) else _kernels(layer)
         found |= {selection.weight_name(variable): variable for variable in variables}
     return found
+
+
+@contextlib.contextmanager
+def _as_if_trained(model: tf_keras.Model) -> Iterator[None]:
+    """Batch norms take their own moments and dropouts drop nothing, though the model is called to train."""
+    layers = [layer.layer if _is_wrapper(layer) else layer for layer in selection.leaf_layers(model)]
+    norms = [layer for layer in layers if isinstance(layer, _layers.BatchNormalization) and layer.trainable]
+    dropouts = [(layer, layer.rate) for layer in layers if hasattr(layer, "rate")]
+    for layer in norms:
+        layer.trainable = False  # which is how Keras 2 knows
+    for layer, _ in dropouts:
+        layer.rate = 0.0
+    try:
+        yield
+    finally:
+        for layer in norms:
+            layer.trainable = True
+        for layer, rate in dropouts:
+            layer.rate = rate
 
 
 def _measure(model: tf_keras.Model, ranges: list[Any], batch: Any) -> list[Array]:

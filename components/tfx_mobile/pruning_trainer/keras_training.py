@@ -425,6 +425,7 @@ class _Ladder:
         logging.info("Measuring how sensitive %d weights are to pruning.", len(self._weights))
         pruning = self._config.pruning
         batches = self._data.sample(_SCAN_BATCHES, self._config.seed)
+        assert not isinstance(pruning.structure, Units)  # which are removed, by no curves
         saliencies = keras_saliency.saliency(self._model, self._weights, pruning.criterion, batches)
         found = keras_saliency.scan(self._model, self._weights, saliencies, pruning.structure, batches)
         return tuple(found.values())
@@ -473,6 +474,7 @@ class _Ramp:
 
     def renew(self, step: int) -> None:
         pruning = self._pruning
+        assert not isinstance(pruning.structure, Units)  # which have no masks
         batches: Sequence[Any] = ()
         if pruning.criterion is not Criterion.MAGNITUDE:
             batches = self._data.sample(pruning.saliency_batches, self._seed + step)
