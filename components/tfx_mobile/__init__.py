@@ -61,6 +61,7 @@ _NAMES = {
         "Weights",
     ),
     "pruning_trainer.context": ("BuildContext",),
+    "pruning_trainer.keras_export": ("load_model",),
     "quantizer.component": ("Quantizer",),
     "quantizer.config": ("Mode",),
     "registry.client": ("Client",),

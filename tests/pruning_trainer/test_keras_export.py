@@ -13,6 +13,7 @@ import pytest
 from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.common.interpreter import TFLiteModel
 from tfx_mobile.common.ladder import KERAS_FILE, MODEL_SIGNATURE, ONE_ROW_SIGNATURE
+from tfx_mobile.pruning_trainer.config import QuantizationAware
 
 pytestmark = pytest.mark.pipeline
 
@@ -107,7 +108,7 @@ def test_the_keras_model_comes_back_in_its_own_line_compiled_and_with_its_weight
     from tfx_mobile.pruning_trainer import keras_export
 
     model, folder, inputs, wanted = saved
-    found = keras_export.load(str(folder))
+    found = keras_export.load_model(str(folder))
     assert type(found) is type(model)
     assert found.optimizer is not None
     for one, other in zip(found.weights, model.weights, strict=True):
@@ -142,7 +143,7 @@ def test_a_keras_2_rung_without_its_keras_file_still_loads(saved: Any, tmp_path:
     shutil.copytree(folder, copy)
     (copy / KERAS_FILE).unlink()
     if isinstance(model, tf_keras.Model):
-        found = keras_export.load(str(copy))
+        found = keras_export.load_model(str(copy))
         np.testing.assert_allclose(found.predict(inputs, verbose=0), wanted, rtol=1e-6, atol=1e-6)
     else:
         message = (
@@ -150,7 +151,7 @@ def test_a_keras_2_rung_without_its_keras_file_still_loads(saved: Any, tmp_path:
             f"on; got one without its metadata in {copy}. Save the model as {KERAS_FILE} in that folder."
         )
         with pytest.raises(DataError, match=re.escape(message)):
-            keras_export.load(str(copy))
+            keras_export.load_model(str(copy))
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -300,7 +301,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
     message = f"A Keras model must be {KERAS_FILE} or a SavedModel; got neither in {tmp_path}."
     with pytest.raises(DataError, match=re.escape(message)):
-        keras_export.load(str(tmp_path))
+        keras_export.load_model(str(tmp_path))
 
 
 def test_a_file_that_keras_did_not_write_is_refused(tmp_path: Path) -> None:
@@ -309,25 +310,22 @@ def test_a_file_that_keras_did_not_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / KERAS_FILE).write_bytes(b"PK, but no archive")
     message = f"{KERAS_FILE} must be a file that Keras wrote; got another at {tmp_path / KERAS_FILE}."
     with pytest.raises(DataError, match=re.escape(message)):
-        keras_export.load(str(tmp_path))
+        keras_export.load_model(str(tmp_path))
 
 
-def test_a_model_trained_for_int8_comes_back_from_hdf5(tmp_path: Path) -> None:
-    import tensorflow_model_optimization as tfmot
+def test_a_model_trained_for_int8_comes_back_by_itself(tmp_path: Path) -> None:
     import tf_keras
 
-    from tfx_mobile.pruning_trainer import keras_export
-
-    def write_hdf5(model: Any, path: str) -> None:
-        model.save(f"{path}.h5")
-        os.replace(f"{path}.h5", path)
+    from tfx_mobile.pruning_trainer import keras_export, keras_quantization
 
     given = tf_keras.Input((3,), name="x")
-    model = tfmot.quantization.keras.quantize_model(
-        tf_keras.Model({"x": given}, tf_keras.layers.Dense(4)(given))
+    model = keras_quantization.quantization_aware(
+        tf_keras.Model({"x": given}, tf_keras.layers.Dense(4, name="out")(given)), QuantizationAware()
     )
-    keras_export.save(model, None, "", str(tmp_path / "m"), write_keras=write_hdf5)
-    with tfmot.quantization.keras.quantize_scope():
-        found = keras_export.load(str(tmp_path / "m"))
     row = {"x": np.array([[0.5, -1.0, 2.0]], np.float32)}
+    keras_quantization.calibrate(model, [row])
+    keras_export.save(model, None, "", str(tmp_path / "m"))
+    found = keras_export.load_model(str(tmp_path / "m"))
     np.testing.assert_array_equal(found.predict(row, verbose=0), model.predict(row, verbose=0))
+    kernel = keras_quantization.effective_kernels(found)["out/kernel"]
+    np.testing.assert_array_equal(kernel, keras_quantization.effective_kernels(model)["out/kernel"])

@@ -26,7 +26,7 @@ from tfx_mobile.common.ladder import KERAS_FILE, MODEL_SIGNATURE, ONE_ROW_SIGNAT
 from tfx_mobile.pruning_trainer.selection import leaf_layers, weight_name
 
 OUTPUT = "predictions"  # of a model with one output
-_HDF5 = b"\x89HDF"
+_QUANTIZED = b"QuantizeWrapperV2"  # tfmot's class around each layer that it quantises
 
 
 def save(
@@ -34,8 +34,6 @@ def save(
     transform_output: tft.TFTransformOutput | None,
     label_key: str,
     folder: str,
-    *,
-    write_keras: Callable[[Any, str], None] | None = None,
 ) -> None:
     """Saves the model, with its preprocessing.
 
@@ -49,8 +47,6 @@ def save(
         signatures take the model's inputs.
       label_key: Raw feature that is not there when serving.
       folder: Where to write; URI.
-      write_keras: Writes the Keras model to a local file, where `model.save` is not the way: tfmot's models
-        for int8 come back from HDF5 only.
 
     Raises:
       ConfigError: The model has no fixed inputs, they are not features, or it cannot be written by Keras.
@@ -74,11 +70,13 @@ def save(
         raise ConfigError("A model with sparse inputs must come with its TransformGraph; got none.")
     write_saved_model = _write_keras_3 if isinstance(model, keras.Model) else _write_keras_2
     write_saved_model(model, transform, folder, signatures)
-    _write_keras_file(model, f"{folder}/{KERAS_FILE}", write_keras or _save_keras)
+    _write_keras_file(model, f"{folder}/{KERAS_FILE}")
 
 
-def load(folder: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def load_model(folder: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Returns the Keras model of a rung, or of a stock trainer's `Format-Serving` folder.
+
+    A twin that was trained for int8 comes with what it quantises, and uncompiled.
 
     Args:
       folder: With `model.keras` in the format of either Keras, or a SavedModel that Keras 2 wrote; URI.
@@ -94,8 +92,7 @@ def load(folder: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
     path = f"{folder}/{KERAS_FILE}"
     if tf.io.gfile.exists(path):
         with _local_copy(path) as local:
-            line = keras if _keras_version(local, path) >= 3 else tf_keras
-            return _loaded(line, local, path, custom_objects)
+            return _loaded(_reader(local, path), path, local, custom_objects)
     if not tf.io.gfile.exists(f"{folder}/saved_model.pb"):
         raise DataError(f"A Keras model must be {KERAS_FILE} or a SavedModel; got neither in {folder}.")
     if not tf.io.gfile.exists(f"{folder}/keras_metadata.pb"):
@@ -103,7 +100,7 @@ def load(folder: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
             f"A SavedModel must have been written by Keras 2, or have {KERAS_FILE} beside it, to be trained "
             f"on; got one without its metadata in {folder}. Save the model as {KERAS_FILE} in that folder."
         )
-    return _loaded(tf_keras, folder, folder, custom_objects)
+    return _loaded(tf_keras.models.load_model, folder, folder, custom_objects)
 
 
 def float32_tflite(folder: str) -> bytes:
@@ -240,21 +237,17 @@ def _write_keras_3(model: Any, transform: Any, folder: str, signatures: Mapping[
     tf.saved_model.save(module, folder, signatures=dict(signatures))
 
 
-def _write_keras_file(model: Any, path: str, write: Callable[[Any, str], None]) -> None:
+def _write_keras_file(model: Any, path: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         local = str(Path(temporary, KERAS_FILE))
         try:
-            write(model, local)
+            model.save(local)
         except NotImplementedError as error:
             raise ConfigError(
                 f"Keras must be able to write the model; a layer has no configuration: {_first_line(error)} "
                 "Give its class a method get_config()."
             ) from error
         tf.io.gfile.copy(local, path, overwrite=True)
-
-
-def _save_keras(model: Any, path: str) -> None:
-    model.save(path)
 
 
 @contextmanager
@@ -265,21 +258,26 @@ def _local_copy(path: str) -> Iterator[str]:
         yield local
 
 
-def _keras_version(local: str, path: str) -> int:
-    """Returns which Keras wrote a file; HDF5 is what Keras 2 has for models that were trained for int8."""
-    if Path(local).read_bytes()[: len(_HDF5)] == _HDF5:
-        return 2
+def _reader(local: str, path: str) -> Callable[..., Any]:
+    """Returns the function that reads a file: of the Keras that wrote it, or for models trained for int8."""
     try:
         with zipfile.ZipFile(local) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]
-        return int(str(version).partition(".")[0])
+            is_quantized = _QUANTIZED in archive.read("config.json")
+        is_keras_3 = int(str(version).partition(".")[0]) >= 3
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise DataError(f"{KERAS_FILE} must be a file that Keras wrote; got another at {path}.") from error
+    if is_quantized:
+        from tfx_mobile.pruning_trainer import keras_quantization
+
+        return keras_quantization.load
+    line = keras if is_keras_3 else tf_keras
+    return line.models.load_model  # type: ignore[no-any-return]
 
 
-def _loaded(line: Any, local: str, path: str, custom_objects: Mapping[str, Any] | None) -> Any:
+def _loaded(read: Callable[..., Any], path: str, local: str, custom_objects: Mapping[str, Any] | None) -> Any:
     try:
-        return line.models.load_model(local, custom_objects=dict(custom_objects or {}))
+        return read(local, custom_objects=dict(custom_objects or {}))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"Keras must be able to load the model; it refuses {path}: {_first_line(error)} Register the "

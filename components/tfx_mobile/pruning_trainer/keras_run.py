@@ -16,8 +16,8 @@ from absl import logging
 
 from tfx_mobile.common import files, tflite_weights, user_code
 from tfx_mobile.common.errors import ConfigError, DataError
-from tfx_mobile.common.ladder import Ladder, Rung, Twin
-from tfx_mobile.pruning_trainer import core, keras_export, keras_line, keras_training, selection
+from tfx_mobile.common.ladder import Ladder, Rung
+from tfx_mobile.pruning_trainer import core, keras_export, keras_line, keras_training
 from tfx_mobile.pruning_trainer.checkpoints import Checkpoints
 from tfx_mobile.pruning_trainer.config import TrainerConfig, Units
 from tfx_mobile.pruning_trainer.context import BuildContext, tuner_values
@@ -107,7 +107,7 @@ def _context(
 
 
 def _model(config: TrainerConfig, ctx: BuildContext, base_model: str) -> Any:
-    base = keras_export.load(base_model) if base_model else None
+    base = keras_export.load_model(base_model) if base_model else None
     if base is not None and getattr(base, "optimizer", None) is not None:
         return keras_training.checked(base)
     if not config.build_model:
@@ -159,9 +159,8 @@ def _export(trained: TrainedRung, ctx: BuildContext, config: TrainerConfig, mode
     keras_export.save(trained.model, ctx.transform_output, config.label_key, str(folder))
     if not rung.target_fraction or isinstance(config.pruning.structure, Units):
         return
-    if rung.twin is not Twin.QUANTIZATION_AWARE:
-        exported = {selection.weight_name(v): v.numpy() for v in keras_export.load(str(folder)).variables}
-        _check(f"the exported weights of rung {rung.name!r}", rung, {n: exported[n] for n in trained.kernels})
+    exported = keras_training.kernels(keras_export.load_model(str(folder)), trained.kernels, rung.twin)
+    _check(f"the exported weights of rung {rung.name!r}", rung, exported)
     try:
         content = keras_export.float32_tflite(str(folder))
     except DataError as error:

@@ -7,7 +7,7 @@ Keras 3.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,20 @@ def train_ladder(
     for target in config.sparsities[1:]:
         yield ladder.sparse(target)
         yield from ladder.twins(target)
+
+
+def kernels(model: Any, names: Iterable[str], twin: Twin) -> dict[str, Any]:
+    """Returns weights by name as they will be in the file: quantised in a twin that was trained for int8.
+
+    What tfmot splits in two under other names, for int8, is left out.
+    """
+    if twin is Twin.QUANTIZATION_AWARE:
+        from tfx_mobile.pruning_trainer import keras_quantization
+
+        found = keras_quantization.effective_kernels(model)
+        return {name: found[name] for name in names if name in found}
+    by_name = {weight_name(variable): variable for variable in model.weights}
+    return {name: by_name[name].numpy() for name in names}
 
 
 class _Ladder:
@@ -291,6 +305,10 @@ class _Ladder:
 
     # What every model of the ladder goes through.
 
+    @property
+    def _names(self) -> list[str]:
+        return [weight.name for weight in self._weights]
+
     def _trained(
         self,
         name: str,
@@ -323,10 +341,10 @@ class _Ladder:
     def _finished(
         self, name: str, target: float, twin: Twin, model: Any, fitted: keras_fit.Fitted | None
     ) -> TrainedRung:
-        kernels = self._kernels(model, twin)
-        layers = core.count_zeros(kernels)
+        found = kernels(model, self._names, twin)
+        layers = core.count_zeros(found)
         if target and not self._removes_units:
-            core.check_sparsity(layers, kernels, self._now, self._config.pruning.structure, name)
+            core.check_sparsity(layers, found, self._now, self._config.pruning.structure, name)
         if model is not self._model:
             self._compiled.apply(model)
         metrics = model.evaluate(self._data.validation(), verbose=0, return_dict=True)
@@ -349,19 +367,7 @@ class _Ladder:
     def _told(self, rung: Rung, model: Any) -> TrainedRung:
         if rung.name == rung_name(0.0) and rung.history:
             self._dense_steps = rung.history[-1].step
-        return TrainedRung(rung, model, self._kernels(model, rung.twin))
-
-    def _kernels(self, model: Any, twin: Twin) -> dict[str, Any]:
-        """Returns what was pruned, by weight name, as it will be in the file."""
-        if twin is Twin.QUANTIZATION_AWARE:
-            from tfx_mobile.pruning_trainer import keras_quantization
-
-            found = keras_quantization.effective_kernels(model)
-            return {weight.name: found[weight.name] for weight in self._weights if weight.name in found}
-        if model is self._model:
-            return {weight.name: weight.variable.numpy() for weight in self._weights}
-        by_name = {weight_name(variable): variable.numpy() for variable in model.weights}
-        return {weight.name: by_name[weight.name] for weight in self._weights}
+        return TrainedRung(rung, model, kernels(model, self._names, rung.twin))
 
     def _settings(
         self, name: str, num_steps: int, *, patience: int | None, snapshot_step: int | None = None
