@@ -42,3 +42,27 @@ def test_what_is_not_json_is_refused(value: float) -> None:
 def test_the_style_loads_nothing() -> None:
     assert "url(" not in web.STYLE
     assert "@import" not in web.STYLE
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.12345, "0.1235"), (12345.6, "12,346"), (1e8, "1e+08"), (-5.0, "-5"), (1.7e308, "\u221e")],
+)
+def test_numbers_have_four_digits_and_what_has_no_bounds_is_infinite(value: float, words: str) -> None:
+    assert web.number(value) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("plain", "plain"),
+        ("a\nb\t c", "a b c"),
+        ("x" * 40, "x" * 40),
+        ("a" * 30 + "b" * 30, "a" * 19 + "\u2026" + "b" * 19),
+        ("<&>", "&lt;&amp;&gt;"),
+        ("caf\xe9 \u4e2d", "caf\xe9 \u4e2d"),
+        ("", ""),
+    ],
+)
+def test_a_name_beside_a_chart_is_one_line_and_loses_only_its_middle(name: str, wanted: str) -> None:
+    assert web.short(name) == wanted

@@ -398,14 +398,6 @@ def test_a_share_is_never_rounded_to_all_or_nothing(value: float, words: str) ->
     assert charts.share(value) == words
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(0.12345, "0.1235"), (12345.6, "12,346"), (1e8, "1e+08"), (-5.0, "-5"), (1.7e308, "\u221e")],
-)
-def test_numbers_have_four_digits_and_what_has_no_bounds_is_infinite(value: float, words: str) -> None:
-    assert charts.number(value) == words
-
-
 # ---- loadings ----
 
 
@@ -481,22 +473,6 @@ def test_a_column_is_strong_by_the_components_that_keep_much() -> None:
     made = charts.loadings(one_reduction(loadings, [1.0] * 41), "component")
     assert made is not None
     assert "c0" in made[0]["layout"]["yaxis"]["ticktext"]
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [
-        ("plain", "plain"),
-        ("a\nb\t c", "a b c"),
-        ("x" * 40, "x" * 40),
-        ("a" * 30 + "b" * 30, "a" * 19 + "\u2026" + "b" * 19),
-        ("<&>", "&lt;&amp;&gt;"),
-        ("caf\xe9 \u4e2d", "caf\xe9 \u4e2d"),
-        ("", ""),
-    ],
-)
-def test_a_name_beside_a_chart_is_one_line_and_loses_only_its_middle(name: str, wanted: str) -> None:
-    assert charts.short(name) == wanted
 
 
 # ---- scores ----

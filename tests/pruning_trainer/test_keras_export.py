@@ -324,6 +324,7 @@ def test_a_model_trained_for_int8_comes_back_by_itself(tmp_path: Path) -> None:
     )
     row = {"x": np.array([[0.5, -1.0, 2.0]], np.float32)}
     keras_quantization.calibrate(model, [row])
+    model = keras_quantization.strip(model)
     keras_export.save(model, None, "", str(tmp_path / "m"))
     found = keras_export.load_model(str(tmp_path / "m"))
     np.testing.assert_array_equal(found.predict(row, verbose=0), model.predict(row, verbose=0))

@@ -1,5 +1,6 @@
-"""What our self-contained HTML pages share: colours by light and dark, tables, JSON in a script element."""
+"""What our self-contained HTML pages share: colours by light and dark, tables, figures, names and numbers."""
 
+import html
 import json
 from typing import Any
 
@@ -25,6 +26,30 @@ tr:last-child td { border-bottom: 0; }
 summary { cursor: pointer; } li { margin: 2px 0; }
 """
 
+# Draws the constant `figures`, id to Plotly's JSON, and again when light turns to dark.
+PAINT = """\
+function paint() {
+  const style = getComputedStyle(document.documentElement);
+  const ink = style.getPropertyValue("--ink").trim(), line = style.getPropertyValue("--line").trim();
+  for (const [id, figure] of Object.entries(figures)) {
+    const layout = JSON.parse(JSON.stringify(figure.layout));
+    Object.assign(layout, {paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)"});
+    layout.font = {color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"};
+    for (const [name, axis] of Object.entries(layout))
+      if (/^[xy]axis/.test(name)) axis.gridcolor = axis.zerolinecolor = line;
+    Plotly.react(id, figure.data, layout, {responsive: true, displayModeBar: false});
+  }
+}
+paint();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+"""
+LINES = (  # Okabe and Ito (2008): told apart by people who are colour-blind
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00"),
+    *("#56b4e9", "#8c6bb1", "#b8a600", "#8a5a44", "#7f7f7f"),
+)
+MAX_NAME = 40  # characters of a name beside a chart; all of it is in the text under the pointer
+INFINITE = 1e300  # JSON has no infinity, so a score without bounds is the largest number there is
+
 
 def for_script(value: Any) -> str:
     """Returns JSON that can stand in a script element, whatever strings are in it."""
@@ -32,3 +57,23 @@ def for_script(value: Any) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def short(name: str) -> str:
+    """Returns a name for an axis: on one line, its middle left out where it is long, as Plotly's HTML."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    if len(plain) > MAX_NAME:
+        half = (MAX_NAME - 1) // 2
+        plain = f"{plain[:half]}\u2026{plain[-half:]}"
+    return html.escape(plain)
+
+
+def number(value: float) -> str:
+    """Returns a number with four digits that mean something, for people.
+
+    >>> number(0.12345), number(12345.6), number(1.7e308), number(-5)
+    ('0.1235', '12,346', '\u221e', '-5')
+    """
+    if abs(value) > INFINITE:
+        return "\u221e" if value > 0 else "-\u221e"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tfx_mobile.common import web
 from tfx_mobile.dimensionality_reducer.rows import FloatArray
 
 Figure = dict[str, Any]
@@ -19,50 +20,16 @@ Figure = dict[str, Any]
 MAX_COLUMNS = 40  # of a heat map or bar chart: more are not readable
 MAX_COMPONENTS = 64  # of a heat map
 MAX_VARIANCES = 200  # of a scree plot
-_MAX_NAME = 40  # characters of a name beside a chart; all of it is in the text under the pointer
 _MAX_CLASSES = 10  # of a legend
 _MAX_CELLS_WITH_NUMBERS = 12  # components
-_INFINITE = 1e300  # JSON has no infinity, so a score without bounds is the largest number there is
 _LOG_ABOVE = 30  # times the median: then a linear axis shows one bar and no others
 _ROW_PX = 21
 _BLUE, _GREY, _RED = "#3b7dc4", "#a9b4c0", "#c8553d"
-_CLASSES = (  # Okabe and Ito (2008): told apart by people who are colour-blind
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#cc79a7",
-    "#d55e00",
-    "#56b4e9",
-    "#8c6bb1",
-    "#b8a600",
-    "#8a5a44",
-    "#7f7f7f",
-)
 _DIVERGING = [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1, "#b2182b"]]
 # Of these methods the loadings are not what a column is multiplied by: they are a column's values in each
 # part, in its own unit; or they have no unit.
 IN_OWN_UNIT = ("nmf",)
 WITHOUT_UNIT = ("latent_dirichlet_allocation", "sparse_pca")
-
-
-def short(name: str) -> str:
-    """Returns a name for an axis: on one line, its middle left out where it is long, as Plotly's HTML."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in name).split())
-    if len(plain) > _MAX_NAME:
-        half = (_MAX_NAME - 1) // 2
-        plain = f"{plain[:half]}\u2026{plain[-half:]}"
-    return html.escape(plain)
-
-
-def number(value: float) -> str:
-    """Returns a number with four digits that mean something, for people.
-
-    >>> number(0.12345), number(12345.6), number(1.7e308), number(-5)
-    ('0.1235', '12,346', '\u221e', '-5')
-    """
-    if abs(value) > _INFINITE:
-        return "\u221e" if value > 0 else "-\u221e"
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def share(value: float) -> str:
@@ -219,7 +186,7 @@ def loadings(reduction: dict[str, Any], noun: str) -> tuple[Figure, int, int] | 
             "yaxis": {
                 "autorange": "reversed",
                 "tickvals": list(range(len(names))),
-                "ticktext": [short(name) for name in names],
+                "ticktext": [web.short(name) for name in names],
                 "ticklabelstandoff": 4,
                 "automargin": True,
                 "showgrid": False,
@@ -258,7 +225,7 @@ def scores(reduction: dict[str, Any], name: str) -> tuple[Figure, int] | None:
     some = [column for column in ranked if column in kept][: MAX_COLUMNS // 2]
     chosen = {*some, *[column for column in ranked if column not in some][: MAX_COLUMNS - len(some)]}
     shown = [column for column in ranked if column in chosen]
-    finite = [found[column] for column in shown if abs(found[column]) <= _INFINITE]
+    finite = [found[column] for column in shown if abs(found[column]) <= web.INFINITE]
     positive = [value for value in finite if value > 0]
     longest = max((abs(value) for value in finite), default=0.0) or 1.0
     shortest = min([0.0, *finite])
@@ -276,7 +243,7 @@ def scores(reduction: dict[str, Any], name: str) -> tuple[Figure, int] | None:
                 "y": places,
                 "x": _rounded([max(low, min(longest, value)) for value in values]),
                 "width": 0.75,
-                "text": [number(value) for value in values],
+                "text": [web.number(value) for value in values],
                 "textposition": "outside",
                 "cliponaxis": False,
                 "marker": {"color": colour},
@@ -299,7 +266,7 @@ def scores(reduction: dict[str, Any], name: str) -> tuple[Figure, int] | None:
         "yaxis": {
             "range": [len(shown) - 0.4, -0.6],
             "tickvals": list(range(len(shown))),
-            "ticktext": [short(column) for column in shown],
+            "ticktext": [web.short(column) for column in shown],
             "ticklabelstandoff": 4,
             "automargin": True,
             "showgrid": False,
@@ -328,7 +295,7 @@ def projection(reduction: dict[str, Any], label: str, axes: Sequence[str]) -> Fi
     if sample is None or not sample["outputs"] or not sample["outputs"][0]:
         return None
     labels = sample["labels"]
-    names, title = [short(one) for one in axes], short(label)
+    names, title = [web.short(one) for one in axes], web.short(label)
     groups = None if labels is None else classes(labels)
     if len(sample["outputs"]) > 1:
         x, y = sample["outputs"][:2]
@@ -374,7 +341,7 @@ def _points(
             **base,
             "x": list(x),
             "y": list(y),
-            "text": ["?" if value is None else number(value) for value in values],
+            "text": ["?" if value is None else web.number(value) for value in values],
             "hovertemplate": f"(%{{x:.4g}}, %{{y:.4g}})<br>{said} %{{text}}<extra></extra>",
             "marker": {
                 **marker,
@@ -424,8 +391,8 @@ def _by_class(labels: Sequence[Any], groups: list[Any]) -> list[tuple[str, str, 
     """Returns name, colour and rows of each class; those beyond the tenth and missing ones are 'other'."""
     named = groups if len(groups) <= _MAX_CLASSES else groups[: _MAX_CLASSES - 1]
     found = []
-    for group, colour in zip(named, _CLASSES, strict=False):
-        name = f"{group:.0f}" if isinstance(group, float) else short(group)
+    for group, colour in zip(named, web.LINES, strict=False):
+        name = f"{group:.0f}" if isinstance(group, float) else web.short(group)
         found.append((name, colour, [i for i, label in enumerate(labels) if label == group]))
     known = set(named)
     rest = [i for i, label in enumerate(labels) if label not in known]
@@ -438,7 +405,7 @@ def _legend(title: str, traces: list[dict[str, Any]]) -> Figure:
         "itemsizing": "constant",
         "traceorder": "normal",
     }
-    if max(len(text) for text in (title, *(trace["name"] for trace in traces))) > _MAX_NAME // 2:
+    if max(len(text) for text in (title, *(trace["name"] for trace in traces))) > web.MAX_NAME // 2:
         legend |= {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}  # below; else no room is left
     return {"legend": legend, "showlegend": True}
 

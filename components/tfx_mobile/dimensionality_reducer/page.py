@@ -62,7 +62,7 @@ def page(report: dict[str, Any]) -> str:
     figures: dict[str, Any] = {}
     sections = [_section(one, i, report, figures) for i, one in enumerate(report["reductions"])]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"whole": _whole, "number": charts.number, "signed": _signed}
+    environment.filters |= {"whole": _whole, "number": web.number, "signed": _signed}
     return environment.from_string(_PAGE).render(
         report=report,
         title=_title(report),
@@ -73,6 +73,7 @@ def page(report: dict[str, Any]) -> str:
         style=markupsafe.Markup(web.STYLE),
         figures=markupsafe.Markup(web.for_script(figures)),
         plotly=markupsafe.Markup(offline.get_plotlyjs()),
+        paint=markupsafe.Markup(web.PAINT),
     )
 
 
@@ -288,7 +289,7 @@ def _signed(value: int) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else charts.number(float(value))
+    return "-" if value is None else web.number(float(value))
 
 
 _PAGE = """<!doctype html>
@@ -391,22 +392,7 @@ float, because label_key is not set.{% endif %}</p>
 <script>{{ plotly }}</script>
 <script>
 const figures = {{ figures }};
-function paint() {
-  const style = getComputedStyle(document.documentElement);
-  const ink = style.getPropertyValue("--ink").trim(), line = style.getPropertyValue("--line").trim();
-  for (const [id, figure] of Object.entries(figures)) {
-    const layout = JSON.parse(JSON.stringify(figure.layout));
-    Object.assign(layout, {paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)"});
-    layout.font = {color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"};
-    layout.modebar = {bgcolor: "rgba(0,0,0,0)", color: ink};
-    for (const [name, axis] of Object.entries(layout))
-      if (/^[xy]axis/.test(name)) axis.gridcolor = axis.zerolinecolor = line;
-    Plotly.react(id, figure.data, layout, {responsive: true, displayModeBar: false});
-  }
-}
-paint();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-</script>
+{{ paint }}</script>
 </body>
 </html>
 """

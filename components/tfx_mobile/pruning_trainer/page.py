@@ -1,7 +1,7 @@
 """A training as one HTML page that needs nothing but itself: which rung was chosen, and what each one cost.
 
 Made from the ladder and the settings alone. Names come from other people's models: Jinja escapes them in the
-page, `charts.short` for Plotly.
+page, `web.short` for Plotly.
 """
 
 import math
@@ -13,7 +13,6 @@ import markupsafe
 
 from tfx_mobile.common import web
 from tfx_mobile.common.ladder import Ladder, Rung, Twin
-from tfx_mobile.dimensionality_reducer.charts import number, short
 from tfx_mobile.pruning_trainer.allocation import Sensitivity
 from tfx_mobile.pruning_trainer.config import TrainerConfig, Units
 
@@ -30,10 +29,6 @@ _TWINS = {
     Twin.CLUSTERED: ("clustered", "square", "#cc79a7"),
     Twin.QUANTIZATION_AWARE: ("trained for int8", "diamond", "#8c6bb1"),
 }
-_LINES = (  # Okabe and Ito (2008): told apart by people who are colour-blind
-    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00"),
-    *("#56b4e9", "#8c6bb1", "#b8a600", "#8a5a44", "#7f7f7f"),
-)
 
 
 def page(ladder: Ladder, config: TrainerConfig, sensitivities: Sequence[Sensitivity] = ()) -> str:
@@ -53,7 +48,7 @@ def page(ladder: Ladder, config: TrainerConfig, sensitivities: Sequence[Sensitiv
         card = {"id": name, "title": title, "caption": caption, "wide": wide}
         cards.append(card | {"height": figure["layout"]["height"]})
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"number": number, "whole": "{:,}".format}
+    environment.filters |= {"number": web.number, "whole": "{:,}".format}
     return environment.from_string(_PAGE).render(
         title=headline(ladder, config),
         reasons=reasons(ladder, config),
@@ -66,6 +61,7 @@ def page(ladder: Ladder, config: TrainerConfig, sensitivities: Sequence[Sensitiv
         style=markupsafe.Markup(web.STYLE),
         figures=markupsafe.Markup(web.for_script(figures)),
         plotly=markupsafe.Markup(offline.get_plotlyjs()),
+        paint=markupsafe.Markup(web.PAINT),
     )
 
 
@@ -86,7 +82,7 @@ def reasons(ladder: Ladder, config: TrainerConfig) -> list[str]:
         return ["No sparse rung was asked for."]
     share = 100 * config.max_increase_fraction
     above = f"{share:.4g} % above the dense model's" if share else "the dense model's"
-    limit = number(_limit(dense, config))
+    limit = web.number(_limit(dense, config))
     budget = f"A rung keeps the budget while its validation loss is at most {above}: {limit}."
     if chosen is dense:
         best = min(plain[1:], key=lambda rung: rung.validation["loss"])
@@ -150,7 +146,7 @@ def _against_sparsity(ladder: Ladder, config: TrainerConfig, metric: str) -> _Fi
                 "name": label,
                 "x": [_percent(rung.target_fraction) for rung in rungs],
                 "y": [_rounded(rung.validation[metric]) for rung in rungs],
-                "text": [short(rung.name) for rung in rungs],
+                "text": [web.short(rung.name) for rung in rungs],
                 "hovertemplate": "%{text}: %{y:.5g}<extra></extra>",
                 "line": {"color": colour, "width": 1.5},
                 "marker": {
@@ -163,7 +159,7 @@ def _against_sparsity(ladder: Ladder, config: TrainerConfig, metric: str) -> _Fi
         )
     layout = _layout(
         "units removed, %" if _removes_units(config) else "zeros asked for, %",
-        f"validation {short(metric)}",
+        f"validation {web.short(metric)}",
         360,
     )
     layout["showlegend"] = len(data) > 1
@@ -186,7 +182,7 @@ def _by_step(ladder: Ladder) -> _Figure:
         for epoch in kept:
             steps.append(start + epoch.step)
             sparsity.append(_percent(epoch.sparsity_fraction))
-            texts.append(f"{short(rung.name)}, step {epoch.step:,}")
+            texts.append(f"{web.short(rung.name)}, step {epoch.step:,}")
             for name, values in lines.items():
                 found = epoch.metrics.get(name)
                 values.append(None if found is None or not math.isfinite(found) else _rounded(found))
@@ -194,7 +190,7 @@ def _by_step(ladder: Ladder) -> _Figure:
             values.append(None)  # a gap before the next model
         end = start + rung.history[-1].step
         if rung.twin is Twin.PLAIN:
-            marks.append({"x": (start + end) / 2, "text": short(rung.name)})
+            marks.append({"x": (start + end) / 2, "text": web.short(rung.name)})
         if start:
             shapes.append({**_line("x", start), "line": {"width": 1, "color": _GREY}})
         start = end
@@ -264,12 +260,12 @@ def _by_layer(ladder: Ladder) -> tuple[_Figure, int, int]:
         "data": [
             {
                 "type": "heatmap",
-                "x": [short(rung.name) for rung in rungs],
+                "x": [web.short(rung.name) for rung in rungs],
                 "y": list(range(len(names))),
                 "z": z,
                 "text": [["" if cell is None else f"{cell:.1f}" for cell in row] for row in z],
                 "texttemplate": "%{text}" if len(rungs) <= 16 else "",
-                "hovertext": [[f"{short(n)}: {sizes[n]:,} weights"] * len(rungs) for n in names],
+                "hovertext": [[f"{web.short(n)}: {sizes[n]:,} weights"] * len(rungs) for n in names],
                 "hovertemplate": "%{hovertext}<br>%{x}: %{z:.2f} %<extra></extra>",
                 "zmin": 0,
                 "zmax": 100,
@@ -285,7 +281,7 @@ def _by_layer(ladder: Ladder) -> tuple[_Figure, int, int]:
     figure["layout"]["yaxis"] |= {
         "autorange": "reversed",
         "tickvals": list(range(len(names))),
-        "ticktext": [short(name) for name in names],
+        "ticktext": [web.short(name) for name in names],
         "showgrid": False,
     }
     figure["layout"]["margin"] |= {"t": 30, "b": 10}
@@ -297,15 +293,15 @@ def _sensitivity(curves: Sequence[Sensitivity]) -> _Figure:
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": short(curve.weight),
+            "name": web.short(curve.weight),
             "x": [0.0, *(_percent(level) for level in curve.levels)],
             "y": [0.0, *(_rounded(loss) for loss in curve.losses)],
-            "text": short(curve.weight),
+            "text": web.short(curve.weight),
             "hovertemplate": "%{text} at %{x} %: %{y:+.4g}<extra></extra>",
             "line": {"color": colour, "width": 1.5},
             "marker": {"size": 5},
         }
-        for curve, colour in zip(curves, _LINES, strict=False)
+        for curve, colour in zip(curves, web.LINES, strict=False)
     ]
     layout = _layout("zeros in this weight alone, %", "rise of the loss", 400)
     layout["showlegend"] = True
@@ -415,7 +411,7 @@ def _loss_of(rung: Rung) -> float:
 
 
 def _loss(rung: Rung) -> str:
-    return number(_loss_of(rung))
+    return web.number(_loss_of(rung))
 
 
 def _relative(rung: Rung, dense: Rung) -> float | None:
@@ -427,7 +423,7 @@ def _change(rung: Rung, dense: Rung) -> str:
     """Returns how a rung's loss stands to the dense model's, to be followed by 'the dense model's'."""
     change = _relative(rung, dense)
     if change is None:
-        return f"{number(_loss_of(rung) - _loss_of(dense))} from"
+        return f"{web.number(_loss_of(rung) - _loss_of(dense))} from"
     percent = f"{100 * abs(change):.2g}" if abs(change) < 0.1 else f"{100 * abs(change):.0f}"
     if float(percent) == 0:
         return "equal to"
@@ -440,7 +436,7 @@ def _signed(rung: Rung, dense: Rung) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None else number(value)
+    return "-" if value is None else web.number(value)
 
 
 def _percent(fraction: float) -> float:
@@ -507,21 +503,7 @@ pruned. All trainings took {{ total }}. Settings: {{ facts | join("; ") }}.</p>
 <script>{{ plotly }}</script>
 <script>
 const figures = {{ figures }};
-function paint() {
-  const style = getComputedStyle(document.documentElement);
-  const ink = style.getPropertyValue("--ink").trim(), line = style.getPropertyValue("--line").trim();
-  for (const [id, figure] of Object.entries(figures)) {
-    const layout = JSON.parse(JSON.stringify(figure.layout));
-    Object.assign(layout, {paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)"});
-    layout.font = {color: ink, size: 12, family: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"};
-    for (const [name, axis] of Object.entries(layout))
-      if (/^[xy]axis/.test(name)) axis.gridcolor = axis.zerolinecolor = line;
-    Plotly.react(id, figure.data, layout, {responsive: true, displayModeBar: false});
-  }
-}
-paint();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-</script>
+{{ paint }}</script>
 </body>
 </html>
 """
