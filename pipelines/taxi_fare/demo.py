@@ -18,6 +18,7 @@ from tfx_mobile.common import files, jsonable
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.dimensionality_reducer.report import PAGE_FILE as REDUCTION_PAGE
 from tfx_mobile.orchestration import local, run_log
+from tfx_mobile.pruning_trainer.page import PAGE_FILE as TRAINING_PAGE
 from tfx_mobile.registry.client import Client, Fetched
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
@@ -75,6 +76,8 @@ def run(
     reduction = Path(result.outputs["DimensionalityReducer"]["reduction"][0].uri) / REDUCTION_PAGE
     console.print(f"\nReport    {report}", soft_wrap=True)
     console.print(f"Reduction {reduction}", soft_wrap=True)
+    training = Path(result.outputs["PruningTrainer"]["model_run"][0].uri) / TRAINING_PAGE
+    console.print(f"Training  {training}", soft_wrap=True)
     if not found.blessed:
         console.print("Registry  nothing pushed: no candidate passed every gate", style="bold red")
         return 1

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.e2e
 
 README = Path(__file__).parents[2] / "README.md"
 REDUCER_GUIDE = README.parent / "docs" / "dimensionality-reducer.md"
+TRAINER_GUIDE = README.parent / "docs" / "pruning-trainer.md"
 
 
 def run_as_written(document, files, rows, folder):
@@ -74,6 +75,23 @@ def test_the_pipeline_of_the_reducers_guide_reduces(tmp_path):
     names = [one["settings"]["output"] for one in report["reductions"]]
     assert names == ["trip", "fare_direction"]
     assert "company=Flash" in report["reductions"][1]["columns"]
+
+
+def test_the_pipeline_of_the_trainers_guide_makes_a_ladder(tmp_path):
+    companies = np.array(["Flash", "Sun", "Blue"])[np.arange(600) % 3]
+    rows = trips(600) | {"company": companies}
+    printed = run_as_written(TRAINER_GUIDE, ("my_trips.py", "my_ladder.py"), rows, tmp_path)
+    page = tmp_path / re.search(r"Report: +(.*)", printed).group(1)
+    assert page.name == "training.html"
+    (manifest,) = tmp_path.glob("workspace/**/ladder.json")
+    rungs = {rung["name"]: rung for rung in json.loads(manifest.read_text())["rungs"]}
+    assert list(rungs) == ["s0", "s0-qat", "s50", "s50-qat", "s80", "s80-qat"]
+    for name in ("s80", "s80-qat"):
+        layers = rungs[name]["layers"]
+        assert [layer["weight"] for layer in layers] == ["hidden_1/kernel", "hidden_2/kernel"]
+        zeros = sum(layer["num_zeros"] for layer in layers) / sum(layer["num_weights"] for layer in layers)
+        assert zeros >= 0.8 - 1e-3
+    assert f"Sparse:  {rungs['s80']['num_parameters']} parameters" in printed
 
 
 def test_every_make_target_of_the_readme_exists():

@@ -24,9 +24,8 @@ from tfx_mobile.pruning_trainer.context import BuildContext, tuner_values
 from tfx_mobile.pruning_trainer.keras_fit import DivergedError
 from tfx_mobile.pruning_trainer.keras_input import TrainingData, examples_data, user_data
 from tfx_mobile.pruning_trainer.keras_training import TrainedRung
-from tfx_mobile.pruning_trainer.page import page
+from tfx_mobile.pruning_trainer.page import PAGE_FILE, page
 
-PAGE_FILE = "training.html"
 _KEPT = "kept"  # below the checkpoints: the rungs that were done when a loss diverged
 
 

@@ -16,6 +16,7 @@ from tfx_mobile.common.ladder import Ladder, Rung, Twin
 from tfx_mobile.pruning_trainer.allocation import Sensitivity
 from tfx_mobile.pruning_trainer.config import TrainerConfig, Units
 
+PAGE_FILE = "training.html"
 _Figure = dict[str, Any]
 
 MAX_WEIGHTS = 40  # of a heat map: more are not readable
