@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tfx_mobile.common.errors import ConfigError
-from tfx_mobile.common.fingerprint import source_fingerprint
+from tfx_mobile.common.fingerprint import source_fingerprint, with_imports
 
 
 @pytest.fixture
@@ -104,3 +104,46 @@ def test_a_module_without_python_source_is_refused() -> None:
     message = "Module 'sys' must be importable from source; got built-in."
     with pytest.raises(ConfigError, match=re.escape(message)):
         source_fingerprint("sys")
+
+
+def test_what_a_module_imports_from_its_own_project_counts_and_nothing_else_does(
+    package: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "alone.py").write_text("def f():\n    import fingerprinted.sub\n")
+    (tmp_path / "unused.py").write_text("")
+    (package / "one.py").write_text(
+        "import json\nimport numpy\nfrom . import three\nfrom .sub.two import X\n"
+    )
+    (package / "three.py").write_text("import alone\n")
+    (package / "sub" / "two.py").write_text("from fingerprinted.one import *\nX = 1\n")
+    assert with_imports(["fingerprinted.one"]) == (
+        "alone",
+        "fingerprinted.__init__",
+        "fingerprinted.one",
+        "fingerprinted.sub.__init__",
+        "fingerprinted.sub.two",
+        "fingerprinted.three",
+    )
+    assert with_imports([]) == ()
+    before = source_fingerprint(*with_imports(["fingerprinted.one"]))
+    (package / "sub" / "__init__.py").write_text("Y = 1\n")
+    assert source_fingerprint(*with_imports(["fingerprinted.one"])) != before
+
+
+def test_of_an_installed_package_only_itself_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "site-packages"
+    (folder / "mine").mkdir(parents=True)
+    (folder / "mine" / "__init__.py").write_text("")
+    (folder / "mine" / "model.py").write_text("import other_installed\nimport mine.layers\n")
+    (folder / "mine" / "layers.py").write_text("")
+    (folder / "other_installed.py").write_text("")
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+    assert with_imports(["mine.model"]) == ("mine.layers", "mine.model")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def test_a_module_that_is_not_there_is_refused_before_its_imports_are_read() -> None:
+    with pytest.raises(ConfigError, match=re.escape("Module 'not_there' must be importable from source")):
+        with_imports(["not_there"])

@@ -59,12 +59,22 @@ class Settings:
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """Returns canonical JSON; non-finite floats are refused, since JSON has none."""
+    """Returns canonical JSON.
+
+    Raises:
+      ConfigError: There is a NaN or an infinity, which JSON has not, or a value of another kind than text,
+        numbers, booleans, None, lists and dicts, such as a NumPy number.
+    """
     separators = (",", ":") if indent is None else (",", ": ")
     try:
         return json.dumps(value, sort_keys=True, indent=indent, separators=separators, allow_nan=False)
     except ValueError as error:
         raise ConfigError(f"JSON has no NaN and no infinity; {error}.") from error
+    except TypeError as error:
+        raise ConfigError(
+            f"Settings must be text, numbers, booleans, None, lists and dicts; {error}. Of a NumPy number, "
+            "take .item()."
+        ) from error
 
 
 def loads(text: str | bytes, *, where: str) -> Any:

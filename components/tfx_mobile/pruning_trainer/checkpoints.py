@@ -109,9 +109,9 @@ class Checkpoints:
         if _is_remote(self._folder):
             yield
             return
-        _tidy(Path(self._folder))
         lock = _lock(Path(self._folder), wait_seconds)
         try:
+            _tidy(Path(self._folder))
             yield
         finally:
             os.close(lock)

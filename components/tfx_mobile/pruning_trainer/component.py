@@ -11,7 +11,7 @@ from tfx.types import component_spec, standard_artifacts
 from tfx_mobile.common import user_code
 from tfx_mobile.common.artifacts import ModelLadder
 from tfx_mobile.common.errors import ConfigError
-from tfx_mobile.common.fingerprint import source_fingerprint
+from tfx_mobile.common.fingerprint import source_fingerprint, with_imports
 from tfx_mobile.pruning_trainer.config import (
     Clustering,
     Pruning,
@@ -154,15 +154,17 @@ class PruningTrainer(base_component.BaseComponent):
             hyperparameters=given,
             resources=resources or Resources(),
         )
+        as_json = config.to_json()
+        TrainerConfig.from_json(as_json)  # refuses a value of another type than its setting's
         super().__init__(
             spec=PruningTrainerSpec(
                 examples=examples,
                 transform_graph=transform_graph,
                 base_model=base_model,
                 hyperparameters=tuned,
-                config=config.to_json(),
+                config=as_json,
                 code=source_fingerprint(
-                    "tfx_mobile.pruning_trainer", "tfx_mobile.common", *config.user_modules
+                    "tfx_mobile.pruning_trainer", "tfx_mobile.common", *with_imports(config.user_modules)
                 ),
                 model=types.Channel(type=standard_artifacts.Model),
                 models=types.Channel(type=ModelLadder),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.jsonable import Settings
+from tfx_mobile.common.ladder import rung_name
 
 
 class Criterion(enum.Enum):
@@ -439,7 +440,15 @@ class TrainerConfig(Settings):
         ):
             raise ConfigError(f"sparsities must start at 0 and rise; got {list(self.sparsities)}.")
         structure = self.pruning.structure
-        if isinstance(structure, MByN) and self.sparsities[1:] not in ((), (structure.m / structure.n,)):
+        if len({rung_name(sparsity) for sparsity in self.sparsities}) < len(self.sparsities):
+            raise ConfigError(
+                "sparsities must differ in the first six digits of their percentages; got "
+                f"{list(self.sparsities)}."
+            )
+        if isinstance(structure, MByN) and not all(
+            math.isclose(sparsity, structure.m / structure.n, abs_tol=1e-6)
+            for sparsity in self.sparsities[1:]
+        ):
             raise ConfigError(
                 f"{structure.m} of {structure.n} zeros is a sparsity of {structure.m / structure.n:g}; "
                 f"sparsities must be (0, {structure.m / structure.n:g}); got {list(self.sparsities)}."
@@ -449,6 +458,28 @@ class TrainerConfig(Settings):
     def train_splits(self) -> tuple[str, ...]:
         """The splits to train on."""
         return self.train_args.splits or ("train",)
+
+    @property
+    def default_eval_splits(self) -> tuple[str, ...]:
+        """What an input_fn is validated on unless eval_args says: no rows can be held out of batches."""
+        return ("eval",) if self.input_fn and not self.eval_args.splits else ()
+
+    @property
+    def eval_splits(self) -> tuple[str, ...]:
+        """The splits to validate on; none where rows of the train splits are held out."""
+        return self.eval_args.splits or self.default_eval_splits
+
+    def of_weights(self) -> "TrainerConfig":
+        """Returns the settings that weights depend on, and the others at their defaults."""
+        resources = dataclasses.replace(
+            self.resources,
+            max_memory_mib=Resources.max_memory_mib,
+            checkpoint_seconds=Resources.checkpoint_seconds,
+            checkpoint_folder=Resources.checkpoint_folder,
+        )
+        return dataclasses.replace(
+            self, resources=resources, max_increase_fraction=TrainerConfig.max_increase_fraction
+        )
 
     @property
     def user_modules(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import LayerSparsity, Rung, Twin
+from tfx_mobile.pruning_trainer import masks
 from tfx_mobile.pruning_trainer.config import Blocks, MByN, Units, Weights
 
 
@@ -32,17 +33,19 @@ def check_sparsity(
       layers: Zeros counted on the weights.
       kernels: The weights, for their shapes.
       levels: Sparsity asked for, by weight name.
-      structure: What becomes zero together; a layer may be short by what does not fill a block or a group.
+      structure: What becomes zero together; as many zeros are enough as its masks have at least
+        (`masks.fewest_zeros`). Units are removed: there are no zeros to check.
       rung: For the message.
 
     Raises:
       DataError: A layer is short; the message has the table of all layers.
     """
+    if isinstance(structure, Units):
+        return
     short = [
         layer
         for layer in layers
-        if layer.num_zeros
-        < levels[layer.weight] * layer.num_weights - _slack(structure, kernels[layer.weight].shape)
+        if layer.num_zeros < masks.fewest_zeros(kernels[layer.weight].shape, levels[layer.weight], structure)
     ]
     if short:
         table = "; ".join(
@@ -52,16 +55,6 @@ def check_sparsity(
             f"Each pruned weight of rung {rung!r} must have the zeros asked for; {short[0].weight!r} has "
             f"{short[0].num_zeros} of {short[0].num_weights}. All weights: {table}."
         )
-
-
-def _slack(structure: Weights | Blocks | MByN | Units, shape: Sequence[int]) -> float:
-    """Returns by how many zeros a weight may be short: half a one, a block, or what fills no group."""
-    if isinstance(structure, Blocks):
-        return structure.height * structure.width
-    if isinstance(structure, MByN):
-        inputs, outputs = int(np.prod(shape[:-1])), shape[-1]
-        return float(inputs % structure.n * outputs)
-    return 0.5 + 1e-6 * float(np.prod(shape))
 
 
 def choose_rung(rungs: Sequence[Rung], max_increase_fraction: float) -> str:

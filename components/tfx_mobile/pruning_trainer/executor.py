@@ -30,9 +30,12 @@ class Executor(base_executor.BaseExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         config = TrainerConfig.from_json(exec_properties["config"])
         resources = config.resources
+        (examples,) = input_dict["examples"]
+        known = artifact_utils.decode_split_names(examples.split_names)
         split_files = {
             split: _files(split_pattern(input_dict["examples"], split))
-            for split in (*config.train_splits, *config.eval_args.splits)
+            for split in (*config.train_splits, *config.eval_splits)
+            if split in known or split not in config.default_eval_splits
         }
         model_run = artifact_utils.get_single_uri(output_dict["model_run"])
         inputs = {
@@ -44,7 +47,9 @@ class Executor(base_executor.BaseExecutor):
         }
         every_file = [name for names in split_files.values() for name in names]
         key = checkpoints.key(
-            jsonable.dumps(inputs), exec_properties.get("code", ""), checkpoints.files_identity(every_file)
+            jsonable.dumps({**inputs, "config": config.of_weights().to_json()}),
+            exec_properties.get("code", ""),
+            checkpoints.files_identity(every_file),
         )
         place = checkpoints.folder_for(model_run, key, resources.checkpoint_folder)
         chosen = worker.run(

@@ -26,6 +26,7 @@ from tfx_mobile.common.ladder import KERAS_FILE, MODEL_SIGNATURE, ONE_ROW_SIGNAT
 from tfx_mobile.pruning_trainer.selection import leaf_layers, weight_name
 
 OUTPUT = "predictions"  # of a model with one output
+_KERAS = ("keras", "tf_keras", "tensorflow_model_optimization")
 _QUANTIZED = b"QuantizeWrapperV2"  # tfmot's class around each layer that it quantises
 
 
@@ -73,14 +74,22 @@ def save(
     _write_keras_file(model, f"{folder}/{KERAS_FILE}")
 
 
-def load_model(folder: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def load_model(
+    folder: str,
+    custom_objects: Mapping[str, Any] | None = None,
+    *,
+    compile: bool = True,
+    safe_mode: bool = True,
+) -> Any:
     """Returns the Keras model of a rung, or of a stock trainer's `Format-Serving` folder.
 
     A twin that was trained for int8 comes with what it quantises, and uncompiled.
 
     Args:
       folder: With `model.keras` in the format of either Keras, or a SavedModel that Keras 2 wrote; URI.
-      custom_objects: Classes of layers that are not registered with Keras, by name.
+      custom_objects: Classes of layers, losses and metrics that are not registered with Keras, by name.
+      compile: With its optimizer, loss and metrics.
+      safe_mode: Refuse a Lambda layer that has Python code in it.
 
     Returns:
       A keras.Model or tf_keras.Model, compiled where it was.
@@ -92,7 +101,7 @@ def load_model(folder: str, custom_objects: Mapping[str, Any] | None = None) -> 
     path = f"{folder}/{KERAS_FILE}"
     if tf.io.gfile.exists(path):
         with _local_copy(path) as local:
-            return _loaded(_reader(local, path), path, local, custom_objects)
+            return _loaded(_reader(local, path), path, local, custom_objects, compile, safe_mode)
     if not tf.io.gfile.exists(f"{folder}/saved_model.pb"):
         raise DataError(f"A Keras model must be {KERAS_FILE} or a SavedModel; got neither in {folder}.")
     if not tf.io.gfile.exists(f"{folder}/keras_metadata.pb"):
@@ -100,7 +109,28 @@ def load_model(folder: str, custom_objects: Mapping[str, Any] | None = None) -> 
             f"A SavedModel must have been written by Keras 2, or have {KERAS_FILE} beside it, to be trained "
             f"on; got one without its metadata in {folder}. Save the model as {KERAS_FILE} in that folder."
         )
-    return _loaded(tf_keras.models.load_model, folder, folder, custom_objects)
+    return _loaded(tf_keras.models.load_model, folder, folder, custom_objects, compile, safe_mode)
+
+
+def read_back(model: Any, folder: str) -> Any:
+    """Returns the uncompiled Keras model that `save` wrote of this model, whose own classes are at hand."""
+    return load_model(folder, _own_classes(model), compile=False, safe_mode=False)
+
+
+def check_can_be_saved(model: Any) -> None:
+    """Refuses a model that Keras cannot write and read, before it is trained.
+
+    Raises:
+      ConfigError: It cannot.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _write_keras_file(model, f"{folder}/{KERAS_FILE}")
+        read_back(model, folder)
+
+
+def _own_classes(model: Any) -> dict[str, Any]:
+    classes = [type(layer) for layer in (model, *leaf_layers(model))]
+    return {found.__name__: found for found in classes if found.__module__.partition(".")[0] not in _KERAS}
 
 
 def float32_tflite(folder: str) -> bytes:
@@ -270,18 +300,27 @@ def _reader(local: str, path: str) -> Callable[..., Any]:
     if is_quantized:
         from tfx_mobile.pruning_trainer import keras_quantization
 
-        return keras_quantization.load
+        return lambda local, custom_objects, **_: keras_quantization.load(local, custom_objects)
     line = keras if is_keras_3 else tf_keras
     return line.models.load_model  # type: ignore[no-any-return]
 
 
-def _loaded(read: Callable[..., Any], path: str, local: str, custom_objects: Mapping[str, Any] | None) -> Any:
+def _loaded(
+    read: Callable[..., Any],
+    path: str,
+    local: str,
+    custom_objects: Mapping[str, Any] | None,
+    compile: bool,
+    safe_mode: bool,
+) -> Any:
     try:
-        return read(local, custom_objects=dict(custom_objects or {}))
+        return read(local, custom_objects=dict(custom_objects or {}), compile=compile, safe_mode=safe_mode)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"Keras must be able to load the model; it refuses {path}: {_first_line(error)} Register the "
-            "classes of custom layers with register_keras_serializable() and import their module."
+            "classes of custom layers, losses and metrics with register_keras_serializable() and import "
+            "their module, or give them in custom_objects; a Lambda layer with Python code needs "
+            "safe_mode=False."
         ) from error
 
 

@@ -68,6 +68,7 @@ def clone(model: Any) -> Any:
 
 def set_constraint(variable: Any, mask: Any) -> None:
     """Makes every optimiser step multiply the variable by `mask`, after what already constrains it."""
+    variable = getattr(variable, "_variable", variable)  # of Keras 2's mixed precision: what is optimised
     before = getattr(variable, "constraint", None)
     if isinstance(before, _Mask):
         before = before.before
@@ -93,6 +94,9 @@ def _keras_3_mask() -> type:
     return type("Mask", (_Mask, constraint), {})
 
 
+_SCALE_SETTINGS = ("dynamic", "initial_scale", "dynamic_growth_steps")  # of a LossScaleOptimizer
+
+
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """How a model was compiled, to compile its descendants the same way with a fresh optimiser."""
@@ -113,6 +117,7 @@ class Compiled:
             )
         arguments = {k: v for k, v in model._compile_config.config.items() if v is not None}
         arguments.pop("optimizer", None)
+        arguments.pop("steps_per_execution", None)  # every step is looked at
         return cls(model.optimizer, arguments)
 
     def apply(self, model: Any, *, learning_rate: float | None = None) -> None:
@@ -121,24 +126,38 @@ class Compiled:
         Args:
           model: Of the same Keras line.
           learning_rate: In place of the optimiser's own.
+
+        Raises:
+          ConfigError: A part of it cannot be made again.
         """
-        settings = dict(self.optimizer.get_config())
-        if learning_rate is not None:
-            settings["learning_rate"] = learning_rate
         arguments = dict(self.arguments)
         for name in ("metrics", "weighted_metrics"):
             if name in arguments:
                 arguments[name] = _copied(arguments[name])
-        model.compile(optimizer=type(self.optimizer).from_config(settings), **arguments)
+        model.compile(optimizer=self._fresh_optimizer(learning_rate), **arguments)
 
-    @property
-    def learning_rate(self) -> float:
-        """The optimiser's learning rate; that of step 0 where it follows a schedule."""
-        rate = self.optimizer.get_config()["learning_rate"]
-        if isinstance(rate, Mapping):
-            schedule = self.optimizer._learning_rate
-            rate = schedule(0) if callable(schedule) else schedule
-        return float(rate)
+    def highest_learning_rate(self, num_steps: int) -> float:
+        """Returns the optimiser's learning rate; the highest of so many steps where it follows a schedule."""
+        schedule = _schedule(_inner(self.optimizer))
+        if schedule is None:
+            return float(np.asarray(_inner(self.optimizer).learning_rate))
+        return max(float(schedule(step)) for step in np.linspace(0, num_steps, 101, dtype=np.int64))
+
+    def _fresh_optimizer(self, learning_rate: float | None) -> Any:
+        try:
+            settings = dict(self.optimizer.get_config())
+            inner = _inner(self.optimizer)
+            if inner is not self.optimizer:  # scales losses in mixed precision
+                fresh = _of_config(inner, dict(inner.get_config()), learning_rate)
+                kept = {name: value for name, value in settings.items() if name in _SCALE_SETTINGS}
+                return type(self.optimizer)(fresh, **kept)
+            return _of_config(self.optimizer, settings, learning_rate)
+        except (NotImplementedError, TypeError) as error:
+            raise ConfigError(
+                "The optimizer must be one that can be made again for each rung; "
+                f"{type(self.optimizer).__name__} or its schedule cannot: {error}. Give the class a "
+                "get_config() that returns the arguments of its __init__."
+            ) from error
 
 
 def _copied(metrics: Any) -> Any:
@@ -147,7 +166,36 @@ def _copied(metrics: Any) -> Any:
         return {output: _copied(part) for output, part in metrics.items()}
     if isinstance(metrics, (list, tuple)):
         return [_copied(part) for part in metrics]
-    return type(metrics).from_config(metrics.get_config()) if hasattr(metrics, "get_config") else metrics
+    if not hasattr(metrics, "get_config"):
+        return metrics
+    try:
+        return type(metrics).from_config(metrics.get_config())
+    except (NotImplementedError, TypeError) as error:
+        raise ConfigError(
+            f"A metric must be one that can be made again for each rung; {type(metrics).__name__} cannot: "
+            f"{error}. Give the class a get_config() that returns the arguments of its __init__."
+        ) from error
+
+
+def _inner(optimizer: Any) -> Any:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _schedule(optimizer: Any) -> Any:
+    """Returns the schedule that the learning rate follows, if there is one."""
+    hyper = getattr(optimizer, "_hyper", None)  # of Keras 2's legacy optimisers
+    rate = hyper.get("learning_rate") if hyper else getattr(optimizer, "_learning_rate", None)
+    return rate if callable(rate) and hasattr(rate, "get_config") else None
+
+
+def _of_config(optimizer: Any, settings: dict[str, Any], learning_rate: float | None) -> Any:
+    """Returns a fresh optimiser of the same settings; a schedule is shared, for it has no state."""
+    schedule = _schedule(optimizer)
+    if learning_rate is not None:
+        settings["learning_rate"] = learning_rate
+    elif schedule is not None:
+        settings["learning_rate"] = schedule
+    return type(optimizer).from_config(settings)
 
 
 def optimizer_arrays(model: Any) -> list[Array]:

@@ -5,7 +5,6 @@ folders but no TFX artifacts. TensorFlow is set up here, before anything else us
 """
 
 import difflib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,7 @@ def train(
     keras_line.set_random_seed(settings.seed)
     ctx = _context(settings, transform_graph, split_files, best_hyperparameters)
     model = _model(settings, ctx, base_model)
+    keras_export.check_can_be_saved(model)
     data = _data(settings, ctx, model, split_files)
     store = Checkpoints(checkpoints)
     folder, run_folder = Path(models), Path(model_run)
@@ -75,7 +75,7 @@ def train(
                 _export(trained, ctx, settings, folder)
                 rungs.append(trained.rung)
         except DivergedError as error:
-            raise DataError(str(error) + _keep(rungs, folder, Path(checkpoints) / _KEPT)) from error
+            raise DataError(str(error) + _keep(rungs, models, f"{checkpoints}/{_KEPT}")) from error
         ladder = Ladder(rungs=tuple(rungs), chosen=core.choose_rung(rungs, settings.max_increase_fraction))
         html = page(ladder, settings, keras_training.sensitivities(store))
         files.write_atomically(run_folder / PAGE_FILE, html.encode())
@@ -158,7 +158,8 @@ def _export(trained: TrainedRung, ctx: BuildContext, config: TrainerConfig, mode
     keras_export.save(trained.model, ctx.transform_output, config.label_key, str(folder))
     if not rung.target_fraction or isinstance(config.pruning.structure, Units):
         return
-    exported = keras_training.kernels(keras_export.load_model(str(folder)), trained.kernels, rung.twin)
+    read = keras_export.read_back(trained.model, str(folder))
+    exported = keras_training.kernels(read, trained.kernels, rung.twin)
     _check(f"the exported weights of rung {rung.name!r}", rung, exported)
     try:
         content = keras_export.float32_tflite(str(folder))
@@ -180,10 +181,14 @@ def _check(where: str, rung: Rung, kernels: Mapping[str, Any]) -> None:
         raise DataError(f"The zeros of {where} must be those that were trained; got {table}.")
 
 
-def _keep(rungs: Sequence[Rung], models: Path, kept: Path) -> str:
+def _keep(rungs: Sequence[Rung], models: str, kept: str) -> str:
     """Copies the rungs that were done to where a failed run leaves them; returns what to tell the author."""
     if not rungs:
         return ""
     for rung in rungs:
-        shutil.copytree(models / rung.name, kept / rung.name, dirs_exist_ok=True)
+        for folder, _, names in tf.io.gfile.walk(f"{models}/{rung.name}"):
+            place = f"{kept}/{folder.removeprefix(models).strip('/')}"
+            tf.io.gfile.makedirs(place)
+            for name in names:
+                tf.io.gfile.copy(f"{folder}/{name}", f"{place}/{name}", overwrite=True)
     return f" The rungs up to {rungs[-1].name!r} are kept in {kept}."

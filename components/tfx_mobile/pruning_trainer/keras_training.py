@@ -7,6 +7,7 @@ Keras 3.
 """
 
 import dataclasses
+import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from tfx_mobile.common.errors import ConfigError
-from tfx_mobile.common.ladder import Rung, Twin, rung_name
+from tfx_mobile.common.ladder import Epoch, LayerSparsity, Rung, Twin, rung_name
 from tfx_mobile.pruning_trainer import (
     core,
     keras_fit,
@@ -30,6 +31,7 @@ from tfx_mobile.pruning_trainer.config import (
     Allocation,
     Clustering,
     Criterion,
+    Layers,
     QuantizationAware,
     TrainerConfig,
     Units,
@@ -147,6 +149,7 @@ class _Ladder:
         self._masks: Masks | None = None
         self._now: dict[str, float] = {}  # sparsity of each weight
         self._target = 0.0
+        self._clustered_layers = Layers()
         self._groups: tuple[UnitGroup, ...] = ()
         self._original_units: dict[str, int] = {}
         self._dense_steps = 0
@@ -181,6 +184,7 @@ class _Ladder:
         """Returns the dense model."""
         name = rung_name(0.0)
         if is_trained:
+            self._planned.pop(name)
             return self._finished(name, 0.0, Twin.PLAIN, self._model, None)
         config = self._config
         steps = config.epochs * self._data.steps_per_epoch
@@ -201,7 +205,8 @@ class _Ladder:
         if self._removes_units:
             self._model = self._smaller(name, target)
             self._compiled.apply(self._model)
-            self._weights = select(self._model, self._config.pruning.layers)
+            names = set(self._names)  # of the dense model: a weight that shrank still counts
+            self._weights = [weight for weight in every_weight(self._model) if weight.name in names]
             return self._trained(name, target, Twin.PLAIN, self._model, settings)
         self._compiled.apply(self._model)
         assert self._masks is not None
@@ -253,6 +258,7 @@ class _Ladder:
     def _clustered(self, target: float, config: Clustering) -> TrainedRung:
         from tfx_mobile.pruning_trainer import keras_clustering
 
+        config = dataclasses.replace(config, layers=self._clustered_layers)
         wrapped = keras_clustering.cluster(self._model, config, seed=self._config.seed)
         self._compiled.apply(wrapped, learning_rate=self._twin_rate(config.learning_rate))
         twin = Twin.CLUSTERED
@@ -268,7 +274,10 @@ class _Ladder:
     ) -> TrainedRung:
         from tfx_mobile.pruning_trainer import keras_quantization
 
-        kept = {"preserve_sparsity": bool(target) and not self._removes_units, "preserve_clusters": clustered}
+        kept = {
+            "preserve_sparsity": self._keeps_zeros(target, Twin.QUANTIZATION_AWARE),
+            "preserve_clusters": clustered,
+        }
         model = keras_quantization.quantization_aware(start, config, **kept)
         self._compiled.apply(model, learning_rate=self._twin_rate(config.learning_rate))
         twin = Twin.QUANTIZATION_AWARE
@@ -295,13 +304,28 @@ class _Ladder:
             from tfx_mobile.pruning_trainer import keras_clustering
 
             keras_clustering.cluster(self._model, clustering, seed=self._config.seed)
+            # a rung without units has smaller ones, which are still meant
+            names = [weight.layer.name for weight in select(self._model, clustering.layers)]
+            self._clustered_layers = Layers(names=tuple(map(glob.escape, names)), min_weights=1)
+            self._twin_rate(clustering.learning_rate)
         if aware:
             from tfx_mobile.pruning_trainer import keras_quantization
 
             keras_quantization.quantization_aware(self._model, aware)
+            self._twin_rate(aware.learning_rate)
 
     def _twin_rate(self, asked: float | None) -> float:
-        return self._compiled.learning_rate * _TWIN_LEARNING_RATE_SHARE if asked is None else asked
+        if asked is not None:
+            return asked
+        steps = self._config.epochs * self._data.steps_per_epoch
+        return self._compiled.highest_learning_rate(steps) * _TWIN_LEARNING_RATE_SHARE
+
+    def _keeps_zeros(self, target: float, twin: Twin) -> bool:
+        """Returns whether a model of this sparsity must have the zeros of its rung."""
+        clustering = self._config.clustering
+        lost = clustering is not None and not clustering.preserve_sparsity
+        clustered = twin in (Twin.CLUSTERED, Twin.QUANTIZATION_AWARE)
+        return bool(target) and not self._removes_units and not (clustered and lost)
 
     # What every model of the ladder goes through.
 
@@ -329,6 +353,8 @@ class _Ladder:
             if renewal:
                 renewal.masks.assign_arrays(keras_fit.stored(arrays, "m"))
             model.set_weights(keras_fit.stored(arrays, "w"))
+            if model is not self._model:
+                self._compiled.apply(model)
             logging.info("Rung %s was trained before.", name)
             return self._told(Rung.from_dict(state["rung"]), model)
         prepare()
@@ -343,7 +369,7 @@ class _Ladder:
     ) -> TrainedRung:
         found = kernels(model, self._names, twin)
         layers = core.count_zeros(found)
-        if target and not self._removes_units:
+        if self._keeps_zeros(target, twin):
             core.check_sparsity(layers, found, self._now, self._config.pruning.structure, name)
         if model is not self._model:
             self._compiled.apply(model)
@@ -355,7 +381,7 @@ class _Ladder:
             num_parameters=int(self._model.count_params()),
             validation={key: float(value) for key, value in metrics.items()},
             twin=twin,
-            history=fitted.history if fitted else (),
+            history=self._history(fitted, layers, twin),
             seconds=fitted.seconds if fitted else 0.0,
         )
         arrays = keras_fit.numbered("w", model.get_weights())
@@ -363,6 +389,16 @@ class _Ladder:
             arrays |= keras_fit.numbered("m", self._masks.in_order())
         self._checkpoints.save(name, arrays, {"rung": rung.to_dict()})
         return self._told(rung, model)
+
+    def _history(
+        self, fitted: keras_fit.Fitted | None, layers: Sequence[LayerSparsity], twin: Twin
+    ) -> tuple[Epoch, ...]:
+        """Returns the epochs; a clustered or int8 twin has no masks, and its zeros are those it ends with."""
+        if fitted is None or twin not in (Twin.CLUSTERED, Twin.QUANTIZATION_AWARE):
+            return fitted.history if fitted else ()
+        total = sum(layer.num_weights for layer in layers)
+        zeros = sum(layer.num_zeros for layer in layers) / total if total else 0.0
+        return tuple(dataclasses.replace(epoch, sparsity_fraction=zeros) for epoch in fitted.history)
 
     def _told(self, rung: Rung, model: Any) -> TrainedRung:
         if rung.name == rung_name(0.0) and rung.history:

@@ -1,9 +1,12 @@
-"""Which weights stay: from saliencies and a sparsity to a mask. NumPy only.
+"""Which weights stay: from saliencies and a sparsity to a mask; how many zeros that makes. NumPy only.
 
 Counts are exact whatever the ties: where saliencies are equal, those that come first stay. Where none are,
 the masks are those of tfmot's `pruning_impl`, bit for bit; `mask` names the exceptions. When
 masks are renewed, and what a saliency is, is not decided here.
 """
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,8 @@ from tfx_mobile.pruning_trainer.config import BlockPooling, Blocks, MByN, Weight
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+_ROUNDING = 1e-9  # of a sparsity that was computed in another way; far less than one of the weights
+
 
 def mask(saliency: FloatArray, sparsity_fraction: float, structure: Weights | Blocks | MByN) -> BoolArray:
     """Returns which weights stay.
@@ -21,7 +26,7 @@ def mask(saliency: FloatArray, sparsity_fraction: float, structure: Weights | Bl
     Weights: round(size * (1 - sparsity_fraction)) of them, at least one. (tfmot counts in float32, which may
     round a half to the other side.)
 
-    Blocks: as many of the blocks, at least one. The kernel is the matrix (inputs, outputs), where a
+    Blocks: as many as bring the number of weights that stay nearest to that, at least one. The kernel is the matrix (inputs, outputs), where a
     convolution's height, width and channels are all inputs, as in the matrix product that TFLite makes of it
     (tfmot refuses convolutions). Blocks begin at the first row and column; those at the far edges may be
     smaller, and count by the mean or maximum of what they have. (tfmot pools such kernels in windows that
@@ -33,7 +38,8 @@ def mask(saliency: FloatArray, sparsity_fraction: float, structure: Weights | Bl
 
     Args:
       saliency: Float32, shape of the weight, finite; the smallest go first. Weights that are masked already
-        stay so while theirs is the smallest: give them -1 where others may be exactly 0.
+        stay so while theirs is the smallest: give them -1 where others may be exactly 0. A block below 0
+        goes in any case.
       sparsity_fraction: Share of zeros, in [0, 1).
       structure: What becomes zero together.
 
@@ -52,18 +58,46 @@ def mask(saliency: FloatArray, sparsity_fraction: float, structure: Weights | Bl
             "that are not. Look for a loss or a gradient that became NaN."
         )
     if isinstance(structure, Weights):
-        return _largest(saliency, sparsity_fraction)
-    matrix = saliency.reshape(-1, saliency.shape[-1])
+        return _largest(saliency, _num_kept(saliency.size, sparsity_fraction))
     if isinstance(structure, Blocks):
-        stays = _largest(_pooled(matrix, structure), sparsity_fraction)
-        rows, columns = matrix.shape
-        stays = stays.repeat(structure.height, axis=0)[:rows].repeat(structure.width, axis=1)[:, :columns]
-        return stays.reshape(saliency.shape)
-    return _largest_of_groups(saliency, min(structure.m, round(structure.n * sparsity_fraction)), structure.n)
+        return _largest_blocks(saliency, sparsity_fraction, structure)
+    return _largest_of_groups(saliency, _zeros_of_group(structure, sparsity_fraction), structure.n)
 
 
-def _largest(values: FloatArray, sparsity_fraction: float) -> BoolArray:
-    num_kept = max(1, round(values.size * (1 - sparsity_fraction)))
+def fewest_zeros(shape: Sequence[int], sparsity_fraction: float, structure: Weights | Blocks | MByN) -> int:
+    """Returns a number of zeros that every mask of this sparsity has, whatever the saliencies.
+
+    Weights and MByN: the number that `mask` makes, or the lower one where a half may be rounded either way.
+    Blocks: the share less half a block, which is as near as whole blocks come, or all but one block.
+
+    Args:
+      shape: Of the weight; each axis >= 1.
+      sparsity_fraction: Share of zeros, in [0, 1).
+      structure: What becomes zero together.
+    """
+    size = math.prod(shape)
+    lower = max(0.0, sparsity_fraction - _ROUNDING)
+    if isinstance(structure, Weights):
+        return size - _num_kept(size, lower)
+    if isinstance(structure, Blocks):
+        largest = min(structure.height, size // shape[-1]) * min(structure.width, shape[-1])
+        return math.ceil(max(0, min(size * lower - largest / 2, size - largest)))
+    inputs = shape[-2] if len(shape) > 1 else size
+    num_groups, rest = divmod(inputs, structure.n)
+    num_zeros = _zeros_of_group(structure, lower)
+    num_kept_at_most = structure.n - num_zeros
+    return size // inputs * (num_groups * num_zeros + max(0, rest - num_kept_at_most))
+
+
+def _num_kept(size: int, sparsity_fraction: float) -> int:
+    return max(1, round(size * (1 - sparsity_fraction)))
+
+
+def _zeros_of_group(structure: MByN, sparsity_fraction: float) -> int:
+    return min(structure.m, round(structure.n * sparsity_fraction))
+
+
+def _largest(values: FloatArray, num_kept: int) -> BoolArray:
     flat = values.ravel()
     smallest_kept = np.partition(flat, flat.size - num_kept)[flat.size - num_kept]
     stays: BoolArray = flat > smallest_kept
@@ -72,15 +106,27 @@ def _largest(values: FloatArray, sparsity_fraction: float) -> BoolArray:
     return stays.reshape(values.shape)
 
 
-def _pooled(matrix: FloatArray, blocks: Blocks) -> FloatArray:
+def _largest_blocks(saliency: FloatArray, sparsity_fraction: float, blocks: Blocks) -> BoolArray:
+    matrix = saliency.reshape(-1, saliency.shape[-1])
     rows = np.arange(0, matrix.shape[0], blocks.height)
     columns = np.arange(0, matrix.shape[1], blocks.width)
-    if blocks.pooling is BlockPooling.MAX:
-        return np.maximum.reduceat(np.maximum.reduceat(matrix, rows, axis=0), columns, axis=1)
-    sums = np.add.reduceat(np.add.reduceat(matrix, rows, axis=0), columns, axis=1)
     heights = np.diff(rows, append=matrix.shape[0])
     widths = np.diff(columns, append=matrix.shape[1])
-    return np.divide(sums, np.outer(heights, widths), dtype=np.float32)
+    sizes = np.outer(heights, widths)
+    if blocks.pooling is BlockPooling.MAX:
+        pooled = np.maximum.reduceat(np.maximum.reduceat(matrix, rows, axis=0), columns, axis=1)
+    else:
+        sums = np.add.reduceat(np.add.reduceat(matrix, rows, axis=0), columns, axis=1)
+        pooled = np.divide(sums, sizes, dtype=np.float32)
+    stays = _largest(pooled, _num_blocks_kept(pooled, sizes, sparsity_fraction))
+    return stays.repeat(heights, axis=0).repeat(widths, axis=1).reshape(saliency.shape)
+
+
+def _num_blocks_kept(pooled: FloatArray, sizes: npt.NDArray[np.int64], sparsity_fraction: float) -> int:
+    kept_so_far = np.cumsum(sizes.ravel()[np.argsort(-pooled, axis=None, kind="stable")])
+    wanted = kept_so_far[-1] * (1 - sparsity_fraction)
+    nearest = round(np.interp(wanted, [0, *kept_so_far], np.arange(pooled.size + 1)))
+    return max(1, min(nearest, np.count_nonzero(pooled >= 0)))
 
 
 def _largest_of_groups(saliency: FloatArray, num_zeros: int, group: int) -> BoolArray:

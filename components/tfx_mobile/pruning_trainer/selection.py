@@ -64,13 +64,13 @@ def select(model: Any, layers: Layers) -> list[PrunableWeight]:
 
     Raises:
       ConfigError: A pattern or type matches no layer (near misses are listed), a layer that was named
-        cannot be pruned, or nothing is left to prune.
+        cannot be pruned, nothing is left to prune, or weights have one name.
     """
     chosen = select_layers(model, layers)
-    by_name = {layer.name: prunable_variables(layer) for layer in chosen}
+    prunable = {id(layer): prunable_variables(layer) for layer in chosen}
     if layers.names != Layers.names:
         for layer in chosen:
-            if layer.trainable_weights and not by_name[layer.name]:
+            if layer.trainable_weights and not prunable[id(layer)]:
                 raise ConfigError(
                     f"Layer {layer.name!r} ({type(layer).__name__}) cannot be pruned: it has no kernel. Take "
                     "it out of `names`, or give it a method get_prunable_weights(), as tfmot's PrunableLayer "
@@ -78,7 +78,7 @@ def select(model: Any, layers: Layers) -> list[PrunableWeight]:
                 )
     found: dict[int, PrunableWeight] = {}
     for layer in chosen:
-        for variable in by_name[layer.name]:
+        for variable in prunable[id(layer)]:
             if _size(variable) >= layers.min_weights:
                 found.setdefault(id(variable), PrunableWeight(weight_name(variable), layer, variable))
     weights = _without_ends(list(found.values()), layers)
@@ -88,17 +88,24 @@ def select(model: Any, layers: Layers) -> list[PrunableWeight]:
             f"{_listed([layer.name for layer in leaf_layers(model)])}. Lower min_weights, choose other "
             "layers, or ask for the dense model alone with sparsities=(0.0,)."
         )
+    _check_names(model, weights)
     return weights
 
 
 def every_weight(model: Any) -> list[PrunableWeight]:
-    """Returns all kernels and embeddings of the model, however small."""
+    """Returns all kernels and embeddings of the model, however small.
+
+    Raises:
+      ConfigError: Weights have one name.
+    """
     found = [
         PrunableWeight(weight_name(variable), layer, variable)
         for layer in leaf_layers(model)
         for variable in prunable_variables(layer)
     ]
-    return list({id(weight.variable): weight for weight in found}.values())
+    weights = list({id(weight.variable): weight for weight in found}.values())
+    _check_names(model, weights)
+    return weights
 
 
 def select_layers(model: Any, layers: Layers) -> list[Any]:
@@ -128,6 +135,20 @@ def select_layers(model: Any, layers: Layers) -> list[Any]:
         and (not layers.types or {base.__name__ for base in type(layer).__mro__} & set(layers.types))
         and (predicate is None or predicate(layer))
     ]
+
+
+def _check_names(model: Any, weights: list[PrunableWeight]) -> None:
+    """Refuses a weight that shares its name with another variable of the model, chosen or not."""
+    named: dict[str, set[int]] = {}
+    for variable in (*model.weights, *(weight.variable for weight in weights)):
+        named.setdefault(weight_name(variable), set()).add(id(variable))
+    for weight in weights:
+        if len(named[weight.name]) > 1:
+            raise ConfigError(
+                "A weight to prune must have a name of its own, which masks and the ladder's tables go by; "
+                f"{weight.name!r} (layer {weight.layer.name!r}) is the name of {len(named[weight.name])} "
+                "weights. Give the layers different names, those of models inside the model included."
+            )
 
 
 def _without_ends(weights: list[PrunableWeight], layers: Layers) -> list[PrunableWeight]:
