@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import LayerSparsity, Rung, Twin
 from tfx_mobile.pruning_trainer import core
-from tfx_mobile.pruning_trainer.config import Blocks, MByN, Weights
+from tfx_mobile.pruning_trainer.config import BlockPooling, Blocks, MByN, Units, Weights
+from tfx_mobile.pruning_trainer.masks import mask
 
 
 def rung(name: str, loss: float, twin: Twin = Twin.PLAIN) -> Rung:
@@ -45,7 +46,7 @@ def check(
     shape: tuple[int, ...],
     rung: str = "s50",
 ) -> None:
-    kernels = {layer.weight: np.zeros(shape) for layer in layers}
+    kernels = {layer.weight: np.broadcast_to(0.0, shape) for layer in layers}
     core.check_sparsity(layers, kernels, levels, structure, rung)
 
 
@@ -53,11 +54,13 @@ def check(
     ("structure", "shape", "level", "enough"),
     [
         (Weights(), (11, 3), 0.5, 16),  # 16.5 zeros cannot be had
-        (Blocks(2, 4), (8, 8), 0.6, 31),  # 38.4 zeros less a block of 8
-        (MByN(2, 4), (10, 3), 0.5, 9),  # two of ten inputs fill no group of four: 15 less 6
+        (Weights(), (4,), 0.9, 3),  # one stays
+        (Blocks(2, 4), (8, 8), 0.6, 35),  # 38.4 zeros less half a block of 8
+        (MByN(2, 4), (10, 3), 0.5, 12),  # two of ten inputs fill no group of four
+        (MByN(2, 4), (3, 3, 6, 2), 0.5, 36),  # nor do two of six channels, at each position
     ],
 )
-def test_a_weight_may_be_short_by_what_fills_no_unit_of_the_structure_and_no_more(
+def test_a_weight_may_be_short_by_what_its_masks_cannot_have_and_no_more(
     structure: Any, shape: tuple[int, ...], level: float, enough: int
 ) -> None:
     size = int(np.prod(shape))
@@ -68,14 +71,49 @@ def test_a_weight_may_be_short_by_what_fills_no_unit_of_the_structure_and_no_mor
 
 @given(st.integers(1, 20_000_000), st.floats(0, 0.99))
 def test_a_mask_with_the_nearest_number_of_zeros_is_never_short(size: int, sparsity: float) -> None:
-    check([LayerSparsity("w", size, round(size * sparsity))], {"w": sparsity}, Weights(), (1,))
+    check([LayerSparsity("w", size, round(size * sparsity))], {"w": sparsity}, Weights(), (size,))
 
 
 @given(st.integers(100, 100_000), st.floats(0.1, 0.99))
 def test_a_hundredth_too_few_is_always_short(size: int, sparsity: float) -> None:
     zeros = int(size * (sparsity - 0.01)) - 1
     with pytest.raises(DataError, match=re.escape("Each pruned weight of rung 's50' must have ")):
-        check([LayerSparsity("w", size, zeros)], {"w": sparsity}, Weights(), (1,))
+        check([LayerSparsity("w", size, zeros)], {"w": sparsity}, Weights(), (size,))
+
+
+STRUCTURES = st.one_of(
+    st.just(Weights()),
+    st.builds(Blocks, st.integers(1, 9), st.integers(2, 9), st.sampled_from(BlockPooling)),
+    st.builds(Blocks, st.integers(2, 9), st.just(1)),
+    st.builds(lambda m, more: MByN(m, m + more), st.integers(1, 5), st.integers(1, 5)),
+)
+
+
+@given(
+    structure=STRUCTURES,
+    shape=st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple),
+    sparsity=st.one_of(st.floats(0, 0.999), st.sampled_from([0.25, 0.5, 0.75, 1 / 3, 0.1, 0.9])),
+    seed=st.integers(0, 99),
+)
+def test_a_mask_is_enough_for_its_own_sparsity_and_a_unit_less_is_not(
+    structure: Any, shape: tuple[int, ...], sparsity: float, seed: int
+) -> None:
+    saliency = np.random.default_rng(seed).random(shape, np.float32) + 1
+    kernel = np.where(mask(saliency, sparsity, structure), saliency, 0)
+    enough = core.count_zeros({"w": kernel})
+    core.check_sparsity(enough, {"w": kernel}, {"w": sparsity}, structure, "s50")
+    unit = 1 + (structure.height * structure.width if isinstance(structure, Blocks) else 1)
+    if isinstance(structure, MByN) and structure.n * sparsity % 1 == pytest.approx(0.5):
+        unit = kernel.size  # a half may be rounded either way in every group
+    if enough[0].num_zeros < unit:
+        return
+    kernel.flat[np.flatnonzero(kernel == 0)[:unit]] = 1
+    with pytest.raises(DataError, match=re.escape("Each pruned weight of rung 's50' must have ")):
+        core.check_sparsity(core.count_zeros({"w": kernel}), {"w": kernel}, {"w": sparsity}, structure, "s50")
+
+
+def test_units_that_are_removed_leave_no_zeros_to_count() -> None:
+    check([LayerSparsity("w", 100, 0)], {"w": 0.5}, Units(), (10, 10))
 
 
 def test_the_sparsest_rung_within_the_budget_is_chosen() -> None:

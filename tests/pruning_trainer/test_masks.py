@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.pruning_trainer.config import BlockPooling, Blocks, MByN, Weights
-from tfx_mobile.pruning_trainer.masks import mask
+from tfx_mobile.pruning_trainer.masks import fewest_zeros, mask
 
 AVG, MAX = BlockPooling.AVG, BlockPooling.MAX
 
@@ -81,6 +81,88 @@ def test_what_is_masked_stays_masked_when_sparsity_rises(
 def test_blocks_at_the_edges_count_by_what_they_have(pooling: BlockPooling, wanted: list[list[int]]) -> None:
     saliency = np.array([[5, 5, 9, 0, 4], [5, 5, 0, 0, 4], [2, 2, 1, 1, 8]], dtype=np.float32)
     assert mask(saliency, 0.5, Blocks(2, 2, pooling)).astype(int).tolist() == wanted
+
+
+def test_blocks_at_the_edges_are_counted_by_what_they_have() -> None:
+    saliency = np.array([[9], [9], [8], [8], [1]], dtype=np.float32)  # blocks of 2, 2 and 1
+    assert mask(saliency, 0.3, Blocks(2, 1)).ravel().tolist() == [True] * 4 + [False]  # not 1.5 + 2
+    saliency[4] = 10
+    assert mask(saliency, 0.3, Blocks(2, 1)).ravel().tolist() == [True, True, False, False, True]
+
+
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 12)),
+    height=st.integers(1, 6),
+    width=st.integers(2, 6),
+    sparsity=st.floats(0, 0.999),
+    seed=st.integers(0, 99),
+)
+def test_no_other_number_of_blocks_is_nearer_to_the_sparsity(
+    shape: tuple[int, int], height: int, width: int, sparsity: float, seed: int
+) -> None:
+    saliency = drawn(*shape, seed=seed)
+    stays = mask(saliency, sparsity, Blocks(height, width))
+    corners = [(r, c) for r in range(0, shape[0], height) for c in range(0, shape[1], width)]
+    parts = [np.s_[r : r + height, c : c + width] for r, c in corners]
+    parts.sort(key=lambda part: float(-saliency[part].mean(dtype=np.float64)))
+    sizes = np.cumsum([saliency[part].size for part in parts])  # of as many as stay: 1, 2, ...
+    assert stays.sum() in sizes
+    wanted = saliency.size * (1 - sparsity)
+    assert abs(stays.sum() - wanted) <= np.abs(sizes - wanted).min() + 1e-9
+    assert all(stays[part].all() for part in parts[: int(np.searchsorted(sizes, stays.sum())) + 1])
+
+
+@pytest.mark.parametrize(
+    ("structure", "shape", "sparsity", "zeros"),
+    [
+        (Weights(), (2,), 0.9, 1),  # one stays
+        (Weights(), (256,), 0.999, 255),
+        (Weights(), (11, 3), 0.5, 16),  # 16.5 may be rounded either way
+        (Weights(), (7, 8), 0.0, 0),
+        (MByN(2, 4), (3, 3, 1, 32), 0.5, 0),  # one channel: no group has more than the two that stay
+        (MByN(2, 4), (3, 3, 3, 32), 0.5, 9 * 32),  # one of three channels
+        (MByN(2, 4), (3, 3, 6, 32), 0.5, 9 * 2 * 32),  # two of four, none of two
+        (MByN(2, 4), (10,), 0.5, 4),
+        (Blocks(4, 1), (49, 64), 0.25, 782),  # 784 less 2
+        (Blocks(4, 1), (3, 3, 1, 32), 0.5, 142),
+        (Blocks(4, 1), (3, 3, 1, 32), 0.99, 3 * 3 * 32 - 4),  # a block stays
+        (Blocks(4, 8), (3, 5), 0.9, 0),  # which may be all
+        (Blocks(2, 4), (8, 8), 0.0, 0),
+    ],
+)
+def test_the_fewest_zeros_by_hand(
+    structure: Weights | Blocks | MByN, shape: tuple[int, ...], sparsity: float, zeros: int
+) -> None:
+    assert fewest_zeros(shape, sparsity, structure) == zeros
+
+
+STRUCTURES = st.one_of(
+    st.just(Weights()),
+    st.builds(Blocks, st.integers(1, 9), st.integers(2, 9), st.sampled_from([AVG, MAX])),
+    st.builds(Blocks, st.integers(2, 9), st.just(1)),
+    st.builds(lambda m, more: MByN(m, m + more), st.integers(1, 5), st.integers(1, 5)),
+)
+
+
+@given(
+    structure=STRUCTURES,
+    shape=st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple),
+    sparsity=st.one_of(st.floats(0, 0.999), st.sampled_from([0.25, 0.5, 0.75, 1 / 3, 0.1, 0.9])),
+    distinct=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_no_mask_has_fewer_zeros_than_the_fewest_nor_a_unit_more(
+    structure: Weights | Blocks | MByN, shape: tuple[int, ...], sparsity: float, distinct: int, seed: int
+) -> None:
+    saliency = np.random.default_rng(seed).integers(0, distinct, shape).astype(np.float32)
+    zeros = int(np.count_nonzero(~mask(saliency, sparsity, structure)))
+    size, fewest = saliency.size, fewest_zeros(shape, sparsity, structure)
+    unit = 1
+    if isinstance(structure, Blocks):
+        unit = structure.height * structure.width
+    if isinstance(structure, MByN):  # a half may go either way in every group
+        unit = size if structure.n * sparsity % 1 == pytest.approx(0.5) else 0
+    assert fewest <= zeros <= fewest + unit
 
 
 def test_a_block_that_covers_the_kernel_stays() -> None:
@@ -170,14 +252,7 @@ def test_single_weights_are_masked_as_tfmot_masks_them(shape: tuple[int, ...], s
 @pytest.mark.parametrize("pooling", [AVG, MAX])
 @pytest.mark.parametrize(
     ("shape", "height", "width"),
-    [
-        ((20, 32), 1, 4),
-        ((20, 32), 4, 1),
-        ((48, 64), 1, 16),
-        ((12, 12), 3, 2),
-        ((13, 7), 2, 2),
-        ((10, 9), 5, 2),
-    ],
+    [((20, 32), 1, 4), ((20, 32), 4, 1), ((48, 64), 1, 16), ((12, 12), 3, 2)],
 )
 @pytest.mark.parametrize("sparsity", [0.25, 0.8])
 def test_blocks_are_masked_as_tfmot_masks_them(
@@ -186,6 +261,20 @@ def test_blocks_are_masked_as_tfmot_masks_them(
     weights = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     block = Blocks(height, width, pooling)
     assert np.array_equal(mask(np.abs(weights), sparsity, block), tfmot_mask(weights, sparsity, block))
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("pooling", [AVG, MAX])
+@pytest.mark.parametrize(("shape", "height", "width"), [((13, 7), 2, 2), ((10, 9), 5, 2)])
+@pytest.mark.parametrize("sparsity", [0.25, 0.8])
+def test_edge_blocks_are_masked_as_tfmot_masks_them_where_as_many_blocks_stay(
+    shape: tuple[int, int], height: int, width: int, pooling: BlockPooling, sparsity: float
+) -> None:
+    weights = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    block = Blocks(height, width, pooling)
+    stays = mask(np.abs(weights), sparsity, block)
+    share_of_blocks = 1 - float(stays[::height, ::width].mean())
+    assert np.array_equal(stays, tfmot_mask(weights, share_of_blocks, block))
 
 
 @pytest.mark.pipeline

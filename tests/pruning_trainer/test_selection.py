@@ -118,6 +118,78 @@ def test_a_choice_that_means_nothing_is_refused(models: dict[str, Any], layers: 
         select(models["tf_keras"], layers)
 
 
+def towers(line: str, user: str, item: str) -> Any:
+    """Returns a model of two models with a layer each, of the given names."""
+    import importlib
+
+    keras = importlib.import_module(line)
+    given = [keras.Input((16,), name=name) for name in ("a", "b")]
+    outputs = []
+    for tower, hidden, x in zip(("user", "item"), (user, item), given, strict=True):
+        inner = keras.Input((16,))
+        outputs.append(keras.Model(inner, keras.layers.Dense(20, name=hidden)(inner), name=tower)(x))
+    return keras.Model(given, keras.layers.Dot(1)(outputs))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_layers_of_two_models_inside_the_model_are_both_pruned(line: str) -> None:
+    model = towers(line, "user_hidden", "item_hidden")
+    wanted = ["user_hidden/kernel", "item_hidden/kernel"]
+    assert [weight.name for weight in select(model, Layers())] == wanted
+    assert [weight.name for weight in every_weight(model)] == wanted
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_weights_of_one_name_are_refused(line: str) -> None:
+    model = towers(line, "hidden", "hidden")
+    for choose in (every_weight, lambda model: select(model, Layers(names=("hidden",)))):
+        with pytest.raises(
+            ConfigError,
+            match="^"
+            + re.escape(
+                "A weight to prune must have a name of its own, which masks and the ladder's tables go by; "
+                "'hidden/kernel' (layer 'hidden') is the name of 2 weights. Give the layers different names, "
+                "those of models inside the model included."
+            )
+            + "$",
+        ):
+            choose(model)
+
+
+def test_a_name_that_a_weight_too_small_to_prune_has_as_well_is_refused() -> None:
+    import tf_keras
+
+    given = tf_keras.Input((16,))
+    inner = tf_keras.Input((20,))
+    small = tf_keras.Model(inner, tf_keras.layers.Dense(2, name="hidden")(inner), name="small")
+    model = tf_keras.Model(given, small(tf_keras.layers.Dense(20, name="hidden")(given)))
+    with pytest.raises(ConfigError, match=re.escape("'hidden/kernel' (layer 'hidden') is the name of 2 ")):
+        select(model, Layers(min_weights=256))
+
+
+def test_layers_of_one_name_are_both_pruned_where_keras_names_their_weights_apart() -> None:
+    import keras
+
+    given = [keras.Input((16,)) for _ in range(2)]
+    towers = [
+        keras.Sequential([keras.layers.Dense(20, name="hidden")], name=name)(x)
+        for name, x in zip(("user", "item"), given, strict=True)
+    ]
+    weights = select(keras.Model(given, keras.layers.Dot(1)(towers)), Layers())
+    assert [weight.name for weight in weights] == ["user/hidden/kernel", "item/hidden/kernel"]
+
+
+def test_a_layer_that_two_models_share_is_pruned_once() -> None:
+    import tf_keras
+
+    shared = tf_keras.layers.Dense(16, name="hidden")
+    x = given = tf_keras.Input((16,))
+    for _ in range(2):
+        inner = tf_keras.Input((16,))
+        x = tf_keras.Model(inner, shared(inner))(x)
+    assert [weight.name for weight in select(tf_keras.Model(given, x), Layers())] == ["hidden/kernel"]
+
+
 def test_a_custom_layer_says_itself_what_can_be_pruned() -> None:
     import tf_keras
     from tiny_models import OneOfTwo

@@ -26,10 +26,11 @@ def mask(saliency: FloatArray, sparsity_fraction: float, structure: Weights | Bl
     Weights: round(size * (1 - sparsity_fraction)) of them, at least one. (tfmot counts in float32, which may
     round a half to the other side.)
 
-    Blocks: as many as bring the number of weights that stay nearest to that, at least one. The kernel is the matrix (inputs, outputs), where a
-    convolution's height, width and channels are all inputs, as in the matrix product that TFLite makes of it
-    (tfmot refuses convolutions). Blocks begin at the first row and column; those at the far edges may be
-    smaller, and count by the mean or maximum of what they have. (tfmot pools such kernels in windows that
+    Blocks: as many as bring the number of weights that stay nearest to that, at least one. The kernel is the
+    matrix (inputs, outputs), where a convolution's height, width and channels are all inputs, as in the
+    matrix product that TFLite makes of it (tfmot refuses convolutions). Blocks begin at the first row and
+    column; those at the far edges may be smaller: they are weighed by the mean or maximum of what they have,
+    and counted by how much that is. (tfmot counts them as whole ones, and pools such kernels in windows that
     begin up to half a block before the blocks that it then masks.)
 
     MByN: in every n neighbours along the inputs (the channels of a convolution, the last axis but one),
@@ -123,10 +124,11 @@ def _largest_blocks(saliency: FloatArray, sparsity_fraction: float, blocks: Bloc
 
 
 def _num_blocks_kept(pooled: FloatArray, sizes: npt.NDArray[np.int64], sparsity_fraction: float) -> int:
-    kept_so_far = np.cumsum(sizes.ravel()[np.argsort(-pooled, axis=None, kind="stable")])
-    wanted = kept_so_far[-1] * (1 - sparsity_fraction)
-    nearest = round(np.interp(wanted, [0, *kept_so_far], np.arange(pooled.size + 1)))
-    return max(1, min(nearest, np.count_nonzero(pooled >= 0)))
+    sizes_in_order = sizes.ravel()[np.argsort(-pooled, axis=None, kind="stable")]
+    num_weights = np.concatenate([[0], np.cumsum(sizes_in_order)])  # that stay with so many blocks
+    wanted = sizes.sum() * (1 - sparsity_fraction)
+    nearest = round(float(np.interp(wanted, num_weights, np.arange(num_weights.size))))
+    return max(1, min(nearest, int(np.count_nonzero(pooled >= 0))))
 
 
 def _largest_of_groups(saliency: FloatArray, num_zeros: int, group: int) -> BoolArray:
