@@ -379,7 +379,7 @@ class _Ladder:
             target_fraction=target,
             layers=layers,
             num_parameters=int(self._model.count_params()),
-            validation={key: float(value) for key, value in metrics.items()},
+            validation=_numbers(metrics, name),
             twin=twin,
             history=self._history(fitted, layers, twin),
             seconds=fitted.seconds if fitted else 0.0,
@@ -493,6 +493,18 @@ class _Ladder:
 
     def _keep_early_weights(self, weights: list[Any]) -> None:
         self._checkpoints.save(_EARLY, keras_fit.numbered("w", weights), {})
+
+
+def _numbers(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Returns the metrics of a rung that are numbers, of which the loss must be one."""
+    found = {metric: float(value) for metric, value in metrics.items()}
+    if not np.isfinite(found["loss"]):
+        raise keras_fit.DivergedError(
+            f"The loss must be finite; got {found['loss']} on the validation rows, of rung {name!r}."
+        )
+    for metric in [metric for metric, value in found.items() if not np.isfinite(value)]:
+        logging.warning("Metric %s of rung %s is %s, and left out.", metric, name, found.pop(metric))
+    return found
 
 
 class _Ramp:
