@@ -90,6 +90,15 @@ def test_blocks_at_the_edges_are_counted_by_what_they_have() -> None:
     assert mask(saliency, 0.3, Blocks(2, 1)).ravel().tolist() == [True, True, False, False, True]
 
 
+def test_a_masked_block_stays_so_though_without_it_the_share_would_be_nearer() -> None:
+    saliency = np.repeat([[4, 4, 1], [2, 2, 3]], 4, axis=0).astype(np.float32)  # blocks of 8, 4, 8 and 4
+    stays = mask(saliency, 0.375, Blocks(4, 2))
+    assert stays.sum() == 12  # 9 zeros were asked for: 12 are nearer than 4
+    assert np.array_equal(
+        mask(np.where(stays, saliency, np.float32(-1)), 0.375, Blocks(4, 2)), stays
+    )  # not 8
+
+
 @given(
     shape=st.tuples(st.integers(1, 30), st.integers(1, 12)),
     height=st.integers(1, 6),
