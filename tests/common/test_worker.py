@@ -366,7 +366,7 @@ def test_an_interrupt_ends_the_worker_and_goes_on(functions: Path, tmp_path: Pat
         time.sleep(0.3)
         assert is_alive(child)
         parent.send_signal(signal.SIGINT)
-        out, err = parent.communicate(timeout=10)
+        out, err = parent.communicate(timeout=120)
         assert (parent.returncode, out, err) == (7, "interrupted\n", "")
         assert not is_alive(child)
     assert list((tmp_path / "tmp").iterdir()) == []

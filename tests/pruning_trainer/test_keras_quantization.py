@@ -107,7 +107,7 @@ def _int8_file(model: Any) -> bytes:
 def _interpreter(content: bytes) -> Any:
     import tensorflow as tf
 
-    interpreter = tf.lite.Interpreter(model_content=content)
+    interpreter = tf.lite.Interpreter(model_content=content, experimental_preserve_all_tensors=True)
     features, _ = _rows()
     for detail in interpreter.get_input_details():
         name = detail["name"].removeprefix("serving_default_").partition(":")[0]

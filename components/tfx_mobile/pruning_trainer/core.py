@@ -57,9 +57,14 @@ def check_sparsity(
         )
 
 
+def loss_limit(dense: Rung, max_increase_fraction: float) -> float:
+    """Returns the highest validation loss that keeps the budget; a loss may be negative."""
+    loss = dense.validation["loss"]
+    return loss + abs(loss) * max_increase_fraction
+
+
 def choose_rung(rungs: Sequence[Rung], max_increase_fraction: float) -> str:
     """Returns the sparsest plain rung whose validation loss is within the budget over the dense model's."""
-    dense = rungs[0].validation["loss"]
-    limit = dense + abs(dense) * max_increase_fraction
+    limit = loss_limit(rungs[0], max_increase_fraction)
     plain = [rung for rung in rungs if rung.twin is Twin.PLAIN]
     return [rung.name for rung in plain if rung is rungs[0] or rung.validation["loss"] <= limit][-1]

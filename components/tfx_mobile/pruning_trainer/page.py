@@ -15,6 +15,7 @@ from tfx_mobile.common import web
 from tfx_mobile.common.ladder import Ladder, Rung, Twin
 from tfx_mobile.pruning_trainer.allocation import Sensitivity
 from tfx_mobile.pruning_trainer.config import TrainerConfig, Units
+from tfx_mobile.pruning_trainer.core import loss_limit
 
 PAGE_FILE = "training.html"
 _Figure = dict[str, Any]
@@ -83,7 +84,7 @@ def reasons(ladder: Ladder, config: TrainerConfig) -> list[str]:
         return ["No sparse rung was asked for."]
     share = 100 * config.max_increase_fraction
     above = f"{share:.4g} % above the dense model's" if share else "the dense model's"
-    limit = web.number(_limit(dense, config))
+    limit = web.number(loss_limit(dense, config.max_increase_fraction))
     budget = f"A rung keeps the budget while its validation loss is at most {above}: {limit}."
     if chosen is dense:
         best = min(plain[1:], key=lambda rung: rung.validation["loss"])
@@ -165,7 +166,7 @@ def _against_sparsity(ladder: Ladder, config: TrainerConfig, metric: str) -> _Fi
     )
     layout["showlegend"] = len(data) > 1
     if metric == "loss" and len(ladder.rungs) > 1:
-        layout["shapes"] = [_line("y", _rounded(_limit(ladder.rungs[0], config)))]
+        layout["shapes"] = [_line("y", _rounded(loss_limit(ladder.rungs[0], config.max_increase_fraction)))]
     return {"data": data, "layout": layout}
 
 
@@ -398,13 +399,8 @@ def _pruned(rung: Rung, config: TrainerConfig) -> str:
     return f"{_percent(rung.sparsity_fraction):.3g} % zeros"
 
 
-def _limit(dense: Rung, config: TrainerConfig) -> float:
-    loss = _loss_of(dense)
-    return loss + abs(loss) * config.max_increase_fraction
-
-
 def _budget(rung: Rung, dense: Rung, config: TrainerConfig) -> str:
-    return "kept" if _loss_of(rung) <= _limit(dense, config) else "exceeded"
+    return "kept" if _loss_of(rung) <= loss_limit(dense, config.max_increase_fraction) else "exceeded"
 
 
 def _loss_of(rung: Rung) -> float:
