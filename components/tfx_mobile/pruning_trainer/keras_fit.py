@@ -1,7 +1,9 @@
 """One model trained for a number of steps, from wherever a checkpoint left it.
 
 Early stopping, best weights, masks renewed when they are due, checkpoints, one progress line every few
-seconds, and a refusal as soon as a loss is not finite. Knows one model; the ladder is in keras_training.py.
+seconds, and a refusal as soon as a loss is not finite. Killed or not, it ends with the same weights: rows,
+random numbers (keras_random.py) and all else depend on the seed, the rung's name and the step. Knows one
+model; the ladder is in keras_training.py.
 """
 
 import dataclasses
@@ -13,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from absl import logging
 
-from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.common.ladder import Epoch
-from tfx_mobile.pruning_trainer import keras_line
+from tfx_mobile.pruning_trainer import keras_line, keras_random
 from tfx_mobile.pruning_trainer.checkpoints import Checkpoints
 from tfx_mobile.pruning_trainer.keras_input import TrainingData
 from tfx_mobile.pruning_trainer.keras_masks import Masks
@@ -52,6 +54,7 @@ class Settings:
       later_steps: Of the models after it, at most; for the time left.
       checkpoint_seconds: Between checkpoints.
       snapshot_step: Weights before this step are handed to `snapshot`; None for none.
+      seed: Of the configuration; with the rung's name it gives all random numbers.
     """
 
     rung: str
@@ -60,6 +63,7 @@ class Settings:
     later_steps: int
     checkpoint_seconds: float
     snapshot_step: int | None = None
+    seed: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +110,7 @@ class Fit:
         self._best = np.inf
         self._best_weights: list[Any] | None = None
         self._history: list[Epoch] = []
+        self._left_out: set[str] = set()  # metrics that were not finite
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._paced = 0, self._started  # a step, and when it was done: the first one builds the graph
         self._epoch_start = 0
@@ -116,9 +121,11 @@ class Fit:
 
         Raises:
           DivergedError: A loss is not finite.
+          ConfigError: A metric is no number, or a custom step returns no loss.
         """
-        self._resume()
         settings, per_epoch = self._settings, self._data.steps_per_epoch
+        keras_random.start(self._model, settings.seed, settings.rung)
+        self._resume()
         validation = self._data.validation()
         while self._step < settings.num_steps and not self._stopped:
             epoch = self._step // per_epoch
@@ -126,6 +133,7 @@ class Fit:
             last = settings.num_steps // per_epoch if in_whole_epochs else epoch + 1
             end = min((epoch + 1) * per_epoch, settings.num_steps)
             self._epoch_start = self._step
+            keras_line.set_random_seed(keras_random.seed_of(settings.seed, settings.rung))
             self._model.fit(
                 self._data.train(self._step),
                 steps_per_epoch=end - self._step,
@@ -135,6 +143,7 @@ class Fit:
                 callbacks=self._callbacks(),
                 verbose=0,
             )
+        keras_line.set_random_seed(settings.seed)
         self._renew_to(settings.num_steps - 1)
         if self._best_weights is not None:
             self._model.set_weights(self._best_weights)
@@ -152,10 +161,11 @@ class Fit:
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any]) -> None:
         """Looks at the loss, tells how far it is, and keeps a checkpoint."""
         self._step = self._epoch_start + batch + 1
-        loss = float(logs["loss"])
+        loss = _loss(logs, "loss", "train_step")
         if not np.isfinite(loss):
             self._diverged(f"got {loss} at step {self._step} of {self._settings.num_steps}")
         if self._paced[0] == 0:
+            _numbers(logs)
             self._paced = self._step, time.monotonic()
         self._tell(f"loss {loss:.4g}")
         if self._step % self._data.steps_per_epoch and self._step < self._settings.num_steps:
@@ -164,13 +174,14 @@ class Fit:
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
         """Keeps the best weights, stops early."""
         self._epoch_start = self._step
-        metrics = {name: float(value) for name, value in logs.items()}
-        if not np.isfinite(metrics["val_loss"]):
-            self._diverged(f"got {metrics['val_loss']} on the validation rows after step {self._step}")
+        loss = _loss(logs, "val_loss", "test_step")
+        if not np.isfinite(loss):
+            self._diverged(f"got {loss} on the validation rows after step {self._step}")
+        metrics = self._finite(_numbers(logs))
         masks = self._renewal.masks.sparsity_fraction() if self._renewal else 0.0
         self._history.append(Epoch(step=self._step, sparsity_fraction=masks, metrics=metrics))
         if not self._renewal or self._begun > self._renewal.last_step:
-            self._judge(metrics["val_loss"])
+            self._judge(loss)
         last = self._stopped or self._step >= self._settings.num_steps
         self._tell(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()), always=last)
         if not last:
@@ -189,6 +200,20 @@ class Fit:
         if self._renewal and any(self._renewal.is_due(s) for s in range(self._begun, step + 1)):
             self._renewal.renew(step)
         self._begun = max(self._begun, step + 1)
+
+    def _finite(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Returns the metrics that are finite; each other one is told once: a loss alone ends a training."""
+        for name, value in metrics.items():
+            if not np.isfinite(value) and name not in self._left_out:
+                self._left_out.add(name)
+                logging.warning(
+                    "Rung %s: metric %r is %s after step %d; it is left out of the history of such epochs.",
+                    self._settings.rung,
+                    name,
+                    value,
+                    self._step,
+                )
+        return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
     def _diverged(self, what: str) -> None:
         rate = float(np.asarray(self._model.optimizer.learning_rate))
@@ -235,6 +260,7 @@ class Fit:
         arrays = numbered("w", self._model.get_weights())
         arrays |= numbered("o", keras_line.optimizer_arrays(self._model))
         arrays |= numbered("b", self._best_weights or [])
+        arrays |= numbered("r", keras_random.arrays(self._model))
         if self._renewal:
             arrays |= numbered("m", self._renewal.masks.in_order())
         state = {
@@ -258,6 +284,7 @@ class Fit:
             self._renewal.masks.assign_arrays(stored(arrays, "m"))
         self._model.set_weights(stored(arrays, "w"))
         keras_line.set_optimizer_arrays(self._model, stored(arrays, "o"))
+        keras_random.assign(self._model, stored(arrays, "r"))
         self._step = state["step"]
         self._begun, self._waited = state["begun"], state["waited"]
         self._best_weights = stored(arrays, "b") or None
@@ -275,6 +302,31 @@ def numbered(prefix: str, arrays: Sequence[Any]) -> dict[str, Any]:
 def stored(arrays: Mapping[str, Any], prefix: str) -> list[Any]:
     """Returns what `numbered` named, in order."""
     return [arrays[name] for name in sorted(arrays) if name.startswith(prefix)]
+
+
+def _loss(logs: Mapping[str, Any], name: str, method: str) -> float:
+    if name not in logs:
+        prefix = name.removesuffix("loss")
+        got = [other.removeprefix(prefix) for other in logs if other.startswith(prefix)]
+        raise ConfigError(
+            f"{method} must return the loss as 'loss'; got {', '.join(got) or 'nothing'}. Return it beside "
+            "the metrics, under that name."
+        )
+    return _number(name, logs[name])
+
+
+def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {name: _number(name, value) for name, value in logs.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    found = np.asarray(value)
+    if found.size != 1:
+        raise ConfigError(
+            f"The loss and each metric must be one number; {name!r} has the shape {found.shape}. Give it "
+            "average='macro' or the like, or take it out of model.compile."
+        )
+    return float(found.ravel()[0])
 
 
 def _duration(seconds: float) -> str:
