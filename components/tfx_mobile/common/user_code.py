@@ -4,6 +4,7 @@ Whatever the author's module does wrong (a typing error, an exception at import,
 ConfigError that names the setting and the line. Does not look at what the functions do.
 """
 
+import ast
 import atexit
 import difflib
 import functools
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,6 +94,33 @@ def read_module_file(path: str | os.PathLike[str]) -> str:
     return source
 
 
+def check_defines(source: str, name: str, setting: str) -> None:
+    """Refuses a name that nothing in a module's text can define; nothing is run.
+
+    Args:
+      source: The module's text, which compiles.
+      name: The function.
+      setting: What the name was given as, for the message.
+
+    Raises:
+      ConfigError: It has no such name.
+    """
+    found, functions = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            functions.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+    found |= functions
+    if name not in found and "*" not in found:
+        raise ConfigError(
+            f"{setting} must be the name of a function in {MODULE_FILE}; got {name!r}, which it has not."
+            f"{_near_names(name, sorted(found), sorted(functions))}"
+        )
+
+
 def load_from_source(source: str, name: str, setting: str) -> Callable[..., Any]:
     """Returns a function of a module whose text is given; the same text is imported once in a process.
 
@@ -163,7 +191,11 @@ def _described(error: BaseException, path: str = "", shown: str = "") -> str:
 
 def _near(wanted: str, module: ModuleType) -> str:
     names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+    own = [name for name in names if getattr(getattr(module, name), "__module__", "") == module.__name__]
+    return _near_names(wanted, names, own)
+
+
+def _near_names(wanted: str, names: Sequence[str], own: Sequence[str]) -> str:
     if near := difflib.get_close_matches(wanted, names):
         return f" Did you mean {' or '.join(map(repr, near))}?"
-    own = [name for name in names if getattr(getattr(module, name), "__module__", "") == module.__name__]
     return f" It has {', '.join(own[:_MAX_LISTED])}." if own else ""

@@ -154,6 +154,10 @@ class PruningTrainer(base_component.BaseComponent):
             hyperparameters=given,
             resources=resources or Resources(),
         )
+        if module_file:
+            for setting, name in (("build_model", build_model), ("input_fn", input_fn)):
+                if name:
+                    user_code.check_defines(config.module_source, name, setting)
         as_json = config.to_json()
         TrainerConfig.from_json(as_json)  # refuses a value of another type than its setting's
         super().__init__(
