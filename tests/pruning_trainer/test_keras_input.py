@@ -447,15 +447,40 @@ def test_labels_of_another_size_are_counted_and_refused(tmp_path: Path) -> None:
         opened({"train": [tmp_path / "train.gz"]}, config())
 
 
-@pytest.mark.parametrize("cache", [IN_MEMORY, IN_FILES])
-def test_labels_may_be_words(tmp_path: Path, cache: int) -> None:
+WORDS = (
+    "{} must be a number; got dtype string. Map it in preprocessing_fn, with "
+    "tft.compute_and_apply_vocabulary or a lookup."
+)
+
+
+@pytest.mark.parametrize("label", ["FixedLenFeature", "VarLenFeature"])
+def test_labels_that_are_words_are_refused(tmp_path: Path, label: str) -> None:
     import tensorflow as tf
 
-    word = {"y": tf.io.FixedLenFeature([], tf.string)}
-    write(tmp_path / "train.gz", [serialized(row(0) | {"y": np.array([b"a"], object)})] * 3)
-    found = opened({"train": [tmp_path / "train.gz"]}, config(cache), spec(**word))
-    ((_, words),) = found.train(0).take(1)
-    assert set(words.numpy().tolist()) == {b"a"}
+    shape = ([],) if label == "FixedLenFeature" else ()
+    word = {"y": getattr(tf.io, label)(*shape, dtype=tf.string)}
+    with refusal(ConfigError, WORDS.format("Label 'y'")):
+        opened({"train": [tmp_path / "never read"]}, config(), spec(**word))
+
+
+def test_labels_of_an_input_fn_that_are_words_are_refused() -> None:
+    import tensorflow as tf
+
+    good = numbered(0, 10)
+
+    def words(label: Any) -> Any:
+        return good(5).map(lambda given, number: (given, label(number)))
+
+    message = WORDS.format("Each label that input_fn returns for split 'eval'")
+    for wrong in (
+        words(tf.strings.as_string),
+        words(lambda number: {"one": number, "other": tf.strings.as_string(number)}),
+        words(lambda number: tf.sparse.from_dense(tf.strings.as_string(number))),
+    ):
+        with refusal(ConfigError, message):
+            user(Author(train=good, eval=wrong), config(input_fn="a.b"))
+    truths = words(lambda number: number > 3)
+    assert user(Author(train=truths, eval=truths), config(input_fn="a.b")).steps_per_epoch == 2
 
 
 def test_a_row_counts_by_its_size_against_the_cache(tmp_path: Path) -> None:

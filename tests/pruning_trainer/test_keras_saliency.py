@@ -198,25 +198,73 @@ def test_a_curve_is_what_evaluate_says_of_the_pruned_weight(keras: Any, structur
         weight.variable.assign(values)
 
 
-def test_weights_are_restored_when_a_loss_is_not_finite(keras: Any) -> None:
+@pytest.mark.parametrize(("target", "measured"), [(0.0, -2.0), (2.0, 2.0)])
+def test_a_level_whose_loss_is_not_finite_costs_ten_times_what_was_measured(
+    keras: Any, target: float, measured: float
+) -> None:
     from tfx_mobile.pruning_trainer import keras_saliency
 
     model, weights, values = linear(keras)
-    x = np.zeros((4, NUM_INPUTS), np.float32)
-    x[0, 0], x[0, 1] = 3e38, -3e38
-    values[:2] = 1e-3  # they cancel; pruned, one is left alone
-    values[0] = 2e-3
-    values[1] = 2e-3
+    x, y = np.zeros((2, NUM_INPUTS), np.float32), np.zeros((2, NUM_OUTPUTS), np.float32)
+    x[0, :2] = 3e38, -3e38  # times weights that are alike; the square of one alone is infinite
+    x[1, 2], y[1] = 1.0, target
+    values[:3] = [[2e-3], [2e-3], [2.0]]
     weights[0].variable.assign(values)
-    saliencies = {weights[0].name: np.arange(values.size, dtype=np.float32).reshape(values.shape)}
-    with pytest.raises(
-        DataError,
-        match=re.escape(f"The loss must be finite; got inf with '{weights[0].name}' pruned to 0.2."),
-    ):
-        keras_saliency.scan(
-            model, weights, saliencies, Weights(), [(x, np.zeros((4, NUM_OUTPUTS), np.float32))], (0.2,)
-        )
+    goes = np.array([[3.0], [5.0], [1.0], [2.0], [4.0], [6.0]], np.float32) * np.ones_like(values)
+    curve = keras_saliency.scan(
+        model, weights, {weights[0].name: goes}, Weights(), [(x, y)], tuple(n / 6 for n in range(1, 6))
+    )[weights[0].name]
+    # the loss is 2 with output 2 and target 0 or the reverse, 0 where they are alike
+    assert curve.losses == pytest.approx((measured, measured, 20.0, 40.0, measured))
     assert np.array_equal(weights[0].variable.numpy(), values)
+
+
+def test_a_model_whose_loss_is_not_finite_is_refused(keras: Any) -> None:
+    from tfx_mobile.pruning_trainer import keras_saliency
+
+    model, weights, values = linear(keras)
+    x, y, _ = rows(4)
+    y[0] = np.nan
+    with pytest.raises(DataError, match=re.escape("The loss must be finite; got nan of the model as it is.")):
+        keras_saliency.scan(model, weights, {weights[0].name: np.abs(values)}, Weights(), [(x, y)], (0.5,))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "ragged"])
+def test_sparse_and_ragged_rows_count_like_the_same_rows_dense(keras: Any, kind: str) -> None:
+    import tensorflow as tf
+
+    from tfx_mobile.pruning_trainer import keras_saliency
+
+    x, y, importance = rows(19)
+    x *= np.abs(x) > 0.5
+    layers = keras.layers
+    if kind == "sparse":
+        dense = given = layers.Input((NUM_INPUTS,), name="x", sparse=True)
+    else:
+        given = layers.Input((None,), name="x", ragged=True)
+        shape = (NUM_INPUTS,)
+        dense = layers.Lambda(lambda part: part.to_tensor(shape=(None, *shape)), output_shape=shape)(given)
+    kernel = np.random.default_rng(2).normal(size=(NUM_INPUTS, NUM_OUTPUTS)).astype(np.float32)
+    model = keras.Model({"x": given}, keras.layers.Dense(NUM_OUTPUTS, use_bias=False, name="out")(dense))
+    model.compile("sgd", "mse")
+    model.set_weights([kernel])
+    plain, plain_weights, _ = linear(keras)
+    plain.set_weights([kernel])
+
+    make = tf.sparse.from_dense if kind == "sparse" else tf.RaggedTensor.from_tensor
+    batches = [(x[i : i + 12], y[i : i + 12], importance[i : i + 12]) for i in (0, 12)]
+    others = [({"x": make(features)}, *rest) for features, *rest in batches]
+    weights = select(model, Layers(min_weights=1))
+    for criterion in Criterion:
+        found = keras_saliency.saliency(model, weights, criterion, others)[weights[0].name]
+        wanted = keras_saliency.saliency(plain, plain_weights, criterion, batches)[plain_weights[0].name]
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-7)
+    curves = []
+    for one, (weight,), rows_of in ((model, weights, others), (plain, plain_weights, batches)):
+        magnitudes = {weight.name: np.abs(kernel)}
+        found = keras_saliency.scan(one, [weight], magnitudes, Weights(), rows_of, (0.5, 0.9))
+        curves.append(found[weight.name].losses)
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
 
 
 def test_a_gradient_without_rows_is_refused(keras: Any) -> None:

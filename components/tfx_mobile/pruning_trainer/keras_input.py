@@ -79,7 +79,7 @@ def examples_data(
       config: Splits, batch size, share held out, seed, limits.
 
     Raises:
-      ConfigError: A split or the label does not exist.
+      ConfigError: A split or the label does not exist, or the label is no number.
       DataError: A split has no files, or too few rows; a file is no TFRecord file; a row is no tf.Example of
         these features; a label is missing or not finite.
     """
@@ -88,6 +88,7 @@ def examples_data(
             f"label_key must be a transformed feature; got {label_key!r}. "
             f"There are {', '.join(sorted(feature_spec))}."
         )
+    _check_label(f"Label {label_key!r}", feature_spec[label_key].dtype)
     form = _Format(dict(feature_spec), label_key)
     train = _read(_paths(patterns, config.train_splits), form, config.resources, _budget_bytes(config))
     if config.eval_args.splits:
@@ -122,7 +123,8 @@ def user_data(ctx: "BuildContext", input_fn: InputFn, config: TrainerConfig) -> 
       config: Splits, batch size, limits of steps.
 
     Raises:
-      ConfigError: It returned something else, no batch, or batches without end and without a limit.
+      ConfigError: It returned something else, labels that are no numbers, no batch, or batches without end
+        and without a limit.
     """
 
     def dataset(splits: Sequence[str]) -> tf.data.Dataset:
@@ -695,7 +697,18 @@ def _checked(dataset: Any, split: str) -> tf.data.Dataset:
             f"input_fn must return batches; got single rows, {spec}, for split {split!r}. "
             "Call .batch(batch_size) in it."
         )
+    for label in tf.nest.flatten(spec[1]):
+        if hasattr(label, "dtype"):
+            _check_label(f"Each label that input_fn returns for split {split!r}", label.dtype)
     return dataset
+
+
+def _check_label(what: str, dtype: tf.DType) -> None:
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+        raise ConfigError(
+            f"{what} must be a number; got dtype {dtype.name}. Map it in preprocessing_fn, with "
+            "tft.compute_and_apply_vocabulary or a lookup."
+        )
 
 
 def _num_batches(dataset: tf.data.Dataset, splits: Sequence[str], *, most: int = 0) -> int | None:

@@ -18,6 +18,7 @@ from tfx_mobile.pruning_trainer.masks import FloatArray, mask
 from tfx_mobile.pruning_trainer.selection import PrunableWeight
 
 LEVELS = (0.25, 0.5, 0.65, 0.75, 0.825, 0.875, 0.91, 0.94, 0.955, 0.97, 0.98, 0.985, 0.99, 0.995)
+_WORSE = 10  # times as much as what was measured: a loss that is not finite
 _FISHER_ROWS = 8  # whose gradients are summed before they are squared
 
 
@@ -46,9 +47,10 @@ def saliency_function(
       criterion: What counts.
 
     Returns:
-      A function of batches: (x, y) or (x, y, sample_weight), dense, with rows along the first axis of every
-      tensor. It returns, by weight name, float32 of the weight's shape, >= 0; where the loss is not finite,
-      neither are they. It raises DataError where there is no row. It is traced on its first call.
+      A function of batches: (x, y) or (x, y, sample_weight), dense, sparse or ragged, with rows along the
+      first axis of every tensor. It returns, by weight name, float32 of the weight's shape, >= 0; where the
+      loss is not finite, neither are they. It raises DataError where there is no row. It is traced on its
+      first call.
     """
     variables = [weight.variable for weight in weights]
     squared = criterion is Criterion.FISHER
@@ -80,6 +82,11 @@ def scan(
 ) -> dict[str, Sensitivity]:
     """Returns what the model loses when one weight alone is pruned to each level.
 
+    Where that makes the loss infinite or NaN, there is nothing to measure, and the level is to be avoided:
+    the first such level of a weight is said to cost 10 times as much as the model's loss, or the highest
+    rise that was measured on any weight, whichever is more; the second 20 times, and so on. So its curve is
+    steeper there than any that was measured, and does not become flat.
+
     Args:
       model: Compiled.
       weights: Of the model.
@@ -89,13 +96,15 @@ def scan(
       levels: Sparsities, rising, in (0, 1).
 
     Raises:
-      DataError: There is no batch, or a loss is not finite.
+      DataError: There is no batch, or the loss of the model as it is is not finite.
     """
     kept = list(batches)
     loss = _loss_function(model)
-    found = {}
+    found: dict[str, list[float]] = {}
     with _metrics_kept(model):
-        dense = _mean_loss(loss, kept, "of the model as it is")
+        dense = _mean_loss(loss, kept)
+        if not np.isfinite(dense):
+            raise DataError(f"The loss must be finite; got {dense} of the model as it is.")
         for weight in weights:
             before = weight.variable.numpy()
             losses = []
@@ -103,11 +112,29 @@ def scan(
                 for level in levels:
                     stays = mask(saliencies[weight.name], level, structure)
                     weight.variable.assign(before * stays)
-                    losses.append(_mean_loss(loss, kept, f"with {weight.name!r} pruned to {level:g}") - dense)
+                    losses.append(_mean_loss(loss, kept) - dense)
             finally:
                 weight.variable.assign(before)
-            found[weight.name] = Sensitivity(weight.name, before.size, levels, tuple(losses))
-    return found
+            found[weight.name] = losses
+    highest = max([abs(dense), *(rise for losses in found.values() for rise in losses if np.isfinite(rise))])
+    return {
+        weight.name: Sensitivity(
+            weight.name,
+            int(np.prod(weight.variable.shape)),
+            levels,
+            _finite(found[weight.name], _WORSE * (highest or 1.0)),
+        )
+        for weight in weights
+    }
+
+
+def _finite(losses: Sequence[float], worse: float) -> tuple[float, ...]:
+    """Returns the losses with `worse` for the first that is not finite, twice that for the second, ..."""
+    numbers = np.cumsum(~np.isfinite(losses))
+    return tuple(
+        loss if np.isfinite(loss) else worse * int(number)
+        for loss, number in zip(losses, numbers, strict=True)
+    )
 
 
 def _loss_function(model: Any) -> Any:
@@ -118,15 +145,12 @@ def _loss_function(model: Any) -> Any:
     return loss
 
 
-def _mean_loss(loss: Any, batches: Sequence[Any], what: str) -> float:
+def _mean_loss(loss: Any, batches: Sequence[Any]) -> float:
     rows = [_num_rows(batch) for batch in batches]
     if not sum(rows):
         raise DataError("Sensitivity must be measured on rows; got none.")
     losses = [float(loss(*_three(batch))) for batch in batches]
-    mean = float(np.average(losses, weights=rows))
-    if not np.isfinite(mean):
-        raise DataError(f"The loss must be finite; got {mean} {what}.")
-    return mean
+    return float(np.average(losses, weights=rows))
 
 
 def _gradient_function(
@@ -172,14 +196,29 @@ def _metrics_kept(model: Any) -> Iterator[None]:
 
 
 def _three(batch: Any) -> tuple[Any, Any, Any]:
-    parts = [tf.nest.map_structure(tf.convert_to_tensor, part) for part in batch]
+    parts = [tf.nest.map_structure(_tensor, part) for part in batch]
     return parts[0], parts[1], parts[2] if len(parts) > 2 else None
 
 
+def _tensor(part: Any) -> Any:
+    return part if tf.is_tensor(part) else tf.convert_to_tensor(part)  # sparse and ragged ones are tensors
+
+
 def _num_rows(batch: Any) -> int:
-    return len(tf.nest.flatten(batch)[0])
+    first = tf.nest.flatten(batch)[0]
+    if isinstance(first, tf.RaggedTensor):
+        return int(first.nrows())
+    return int(first.dense_shape[0]) if isinstance(first, tf.SparseTensor) else len(first)
 
 
 def _groups(batch: Any, rows: int) -> Iterator[Any]:
     for start in range(0, _num_rows(batch), rows):
-        yield tf.nest.map_structure(lambda part, start=start: part[start : start + rows], batch)
+        yield tf.nest.map_structure(lambda part, start=start: _slice(part, start, rows), batch)
+
+
+def _slice(part: Any, start: int, rows: int) -> Any:
+    """Returns some rows; fewer at the end."""
+    if not isinstance(part, tf.SparseTensor):
+        return part[start : start + rows]
+    rest = part.dense_shape[1:]
+    return tf.sparse.slice(part, tf.concat([[start], 0 * rest], 0), tf.concat([[rows], rest], 0))
