@@ -257,3 +257,32 @@ def test_splits_and_steps_of_another_sort_are_refused() -> None:
         split_args(3)
     with pytest.raises(ConfigError, match=re.escape("SplitArgs has no setting 'steps'; it has ")):
         split_args({"steps": 3})
+
+
+def test_a_share_of_m_by_n_may_be_rounded() -> None:
+    pruning = Pruning(structure=MByN(1, 3))
+    assert config(sparsities=(0.0, 0.333333), pruning=pruning).sparsities == (0.0, 0.333333)
+
+
+def test_sparsities_that_would_share_a_name_are_refused() -> None:
+    message = (
+        "sparsities must differ in the first six digits of their percentages; got [0.0, 0.5, 0.500000001]."
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(sparsities=(0.0, 0.5, 0.500000001))
+
+
+def test_an_input_fn_is_validated_on_the_split_eval_unless_it_is_said_otherwise() -> None:
+    assert config().eval_splits == ()
+    assert config(input_fn="my.input_fn").eval_splits == ("eval",)
+    assert config(input_fn="my.input_fn", eval_args=SplitArgs(splits=("valid",))).eval_splits == ("valid",)
+
+
+def test_settings_that_no_weight_depends_on_are_at_their_defaults() -> None:
+    changed = config(
+        max_increase_fraction=0.5,
+        resources=Resources(
+            max_memory_mib=9, checkpoint_seconds=1.0, checkpoint_folder="there", num_threads=3
+        ),
+    )
+    assert changed.of_weights() == config(resources=Resources(num_threads=3))

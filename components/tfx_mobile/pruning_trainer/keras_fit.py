@@ -165,7 +165,7 @@ class Fit:
         if not np.isfinite(loss):
             self._diverged(f"got {loss} at step {self._step} of {self._settings.num_steps}")
         if self._paced[0] == 0:
-            _numbers(logs)
+            numbers(logs)
             self._paced = self._step, time.monotonic()
         self._tell(f"loss {loss:.4g}")
         if self._step % self._data.steps_per_epoch and self._step < self._settings.num_steps:
@@ -177,7 +177,7 @@ class Fit:
         loss = _loss(logs, "val_loss", "test_step")
         if not np.isfinite(loss):
             self._diverged(f"got {loss} on the validation rows after step {self._step}")
-        metrics = self._finite(_numbers(logs))
+        metrics = self._finite(numbers(logs))
         masks = self._renewal.masks.sparsity_fraction() if self._renewal else 0.0
         self._history.append(Epoch(step=self._step, sparsity_fraction=masks, metrics=metrics))
         if not self._renewal or self._begun > self._renewal.last_step:
@@ -315,7 +315,12 @@ def _loss(logs: Mapping[str, Any], name: str, method: str) -> float:
     return _number(name, logs[name])
 
 
-def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Returns metrics as numbers.
+
+    Raises:
+      ConfigError: One has several values.
+    """
     return {name: _number(name, value) for name, value in logs.items()}
 
 

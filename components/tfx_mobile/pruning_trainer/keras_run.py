@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
+import tf_keras
 from absl import logging
 
 from tfx_mobile.common import files, tflite_weights, user_code
@@ -58,6 +59,7 @@ def train(
       DataError: The rows cannot be trained on, a loss diverges, or zeros are missing.
     """
     tf.config.experimental.enable_op_determinism()
+    tf_keras.backend.experimental.enable_tf_random_generator()  # whose state a checkpoint can hold
     settings = TrainerConfig.from_json(config)
     keras_line.set_random_seed(settings.seed)
     ctx = _context(settings, transform_graph, split_files, best_hyperparameters)

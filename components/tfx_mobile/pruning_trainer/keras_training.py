@@ -158,6 +158,7 @@ class _Ladder:
     def check(self) -> None:
         """Refuses what can be known before anything is trained."""
         pruning = self._config.pruning
+        every_weight(self._model)  # of which no two may have one name
         if self._prunes:
             self._weights = select(self._model, pruning.layers)
             self._now = {weight.name: 0.0 for weight in self._weights}
@@ -416,6 +417,7 @@ class _Ladder:
             later_steps=sum(self._planned.values()),
             checkpoint_seconds=self._config.resources.checkpoint_seconds,
             snapshot_step=snapshot_step,
+            seed=self._config.seed,
         )
 
     def _steps(self) -> dict[str, int]:
@@ -497,7 +499,7 @@ class _Ladder:
 
 def _numbers(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
     """Returns the metrics of a rung that are numbers, of which the loss must be one."""
-    found = {metric: float(value) for metric, value in metrics.items()}
+    found = keras_fit.numbers(metrics)
     if not np.isfinite(found["loss"]):
         raise keras_fit.DivergedError(
             f"The loss must be finite; got {found['loss']} on the validation rows, of rung {name!r}."
