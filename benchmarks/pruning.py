@@ -123,9 +123,9 @@ def sequences() -> Iterator[Table]:
 def ladder() -> Iterator[Table]:
     """Yields what a ladder of four rungs costs beside four trainings, each of a net of its own."""
     sparsities = (0.0, 0.5, 0.75, 0.9)
-    yield _beside_separate(Task("LeNet-300-100", lenet, digits), sparsities, epochs=20, fine_tune_epochs=8)
+    yield _beside_separate(Task("LeNet-300-100", lenet, digits), sparsities, epochs=20, fine_tune_epochs=12)
     taxi = Task("Taxi fares, 128-64-1", taxi_net, trips, metric="rmse", scale=1.0)
-    yield _beside_separate(taxi, sparsities, epochs=20, fine_tune_epochs=8)
+    yield _beside_separate(taxi, sparsities, epochs=20, fine_tune_epochs=12)
 
 
 def overhead() -> Iterator[Table]:

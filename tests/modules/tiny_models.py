@@ -96,6 +96,11 @@ def build_subclassed(ctx: Any) -> tf_keras.Model:
     return model
 
 
+def dearer_batches(ctx: Any, split: str, batch_size: int) -> Any:
+    """Returns the component's own batches, with 1,000 added to the labels."""
+    return ctx.dataset(split, batch_size).map(lambda features, fare: (features, fare + 1000.0))
+
+
 def build_trips(ctx: Any) -> tf_keras.Model:
     """Returns a net on the trips' z-scores, one feature that passes through, and the company."""
     inputs = {
