@@ -53,8 +53,8 @@ class Settings:
       patience: Epochs without a better validation loss before early stopping; None never stops.
       later_steps: Of the models after it, at most; for the time left.
       checkpoint_seconds: Between checkpoints.
-      snapshot_step: Weights before this step are handed to `snapshot`; None for none.
       seed: Of the configuration; with the rung's name it gives all random numbers.
+      snapshot_step: Weights before this step are handed to `snapshot`; None for none.
     """
 
     rung: str
@@ -62,8 +62,8 @@ class Settings:
     patience: int | None
     later_steps: int
     checkpoint_seconds: float
+    seed: int
     snapshot_step: int | None = None
-    seed: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
