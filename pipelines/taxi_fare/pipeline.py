@@ -17,6 +17,7 @@ from tfx_mobile.common.fingerprint import source_fingerprint
 from tfx_mobile.dimensionality_reducer.component import DimensionalityReducer
 from tfx_mobile.dimensionality_reducer.config import PCA
 from tfx_mobile.pruning_trainer.component import PruningTrainer
+from tfx_mobile.pruning_trainer.config import Allocation, Pruning
 from tfx_mobile.quantizer.component import Quantizer
 from tfx_mobile.registry_pusher.component import RegistryPusher
 from tfx_mobile.size_latency_evaluator.component import SizeLatencyEvaluator
@@ -124,6 +125,7 @@ def _components(
         build_model="taxi_fare.model.build_model",
         label_key=LABEL,
         sparsities=sparsities,
+        pruning=Pruning(allocation=Allocation.SENSITIVITY),
         epochs=epochs,
     )
     quantizer = Quantizer(
