@@ -67,7 +67,7 @@ class Task:
     def score(self, model: Any, rows: Mapping[str, Split]) -> float:
         """Returns the metric on the test rows."""
         x, y = rows["test"]
-        found = model.evaluate({FEATURE: x}, y, batch_size=1000, verbose=0, return_dict=True)
+        found = model.evaluate(_features(x), y, batch_size=1000, verbose=0, return_dict=True)
         return float(found[self.metric]) * self.scale
 
 
@@ -145,40 +145,45 @@ def overhead() -> Iterator[Table]:
 
 def allocation() -> Iterator[Table]:
     """Yields uniform sparsity beside sparsity by sensitivity, from the same dense nets."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield from (
+            _two_allocations(task) for task in (Task("LeNet-300-100", lenet, digits), _example(folder))
+        )
+
+
+def _two_allocations(task: Task) -> Table:
     from tfx_mobile.pruning_trainer.config import Allocation, Pruning
 
-    taxi = Task("Taxi fares, 128-64-1", taxi_net, trips, metric="rmse", scale=1.0)
-    for task in (Task("LeNet-300-100", lenet, digits), taxi):
-        scores: dict[Allocation, dict[float, list[float]]] = {}
-        for seed in SEEDS:
-            rows = task.rows(seed)
-            (dense,) = _train(task, rows, sparsities=(0.0,), epochs=15, seed=seed)
-            for way in Allocation:
-                made = _train(
-                    task,
-                    rows,
-                    sparsities=(0.0, 0.9, 0.95),
-                    fine_tune_epochs=8,
-                    seed=seed,
-                    pruning=Pruning(allocation=way),
-                    dense=dense.weights,
-                )
-                for model in made:
-                    scores.setdefault(way, {}).setdefault(model.rung.target_fraction, []).append(model.score)
-        uniform, sensitivity = (scores[way] for way in (Allocation.UNIFORM, Allocation.SENSITIVITY))
-        yield Table(
-            f"{task.name}: {_unit(task)}, one budget of zeros spread two ways; means of {len(SEEDS)} seeds",
-            ("sparsity", "uniform", "by sensitivity", *_difference_header("better by")),
-            [
-                (
-                    f"{target:.1%}",
-                    _mean(uniform[target]),
-                    _mean(sensitivity[target]),
-                    *_differences(task, sensitivity[target], uniform[target]),
-                )
-                for target in uniform
-            ],
-        )
+    scores: dict[Allocation, dict[float, list[float]]] = {}
+    for seed in SEEDS:
+        rows = task.rows(seed)
+        (dense,) = _train(task, rows, sparsities=(0.0,), epochs=15, seed=seed)
+        for way in Allocation:
+            made = _train(
+                task,
+                rows,
+                sparsities=(0.0, 0.9, 0.95),
+                fine_tune_epochs=8,
+                seed=seed,
+                pruning=Pruning(allocation=way),
+                dense=dense.weights,
+            )
+            for model in made:
+                scores.setdefault(way, {}).setdefault(model.rung.target_fraction, []).append(model.score)
+    uniform, sensitivity = (scores[way] for way in (Allocation.UNIFORM, Allocation.SENSITIVITY))
+    return Table(
+        f"{task.name}: {_unit(task)}, one budget of zeros spread two ways; means of {len(SEEDS)} seeds",
+        ("sparsity", "uniform", "by sensitivity", *_difference_header("better by")),
+        [
+            (
+                f"{target:.1%}",
+                _mean(uniform[target]),
+                _mean(sensitivity[target]),
+                *_differences(task, sensitivity[target], uniform[target]),
+            )
+            for target in uniform
+        ],
+    )
 
 
 def structured() -> Iterator[Table]:
@@ -265,10 +270,58 @@ def _classifier(keras: Any, given: Any, hidden: Any) -> Any:
     return model
 
 
+def _features(x: Any) -> Any:
+    return x if isinstance(x, dict) else {FEATURE: x}
+
+
 def _keras(line: str) -> Any:
     import importlib
 
     return importlib.import_module(line)
+
+
+def _example(folder: str) -> Task:
+    """Returns the net of the example and its rows: what the pipeline makes up to the reducer."""
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from taxi_fare import data, pipeline
+    from taxi_fare.model import build_model
+    from taxi_fare.rows import LABEL
+    from tfx_mobile.orchestration import local
+    from tfx_mobile.pruning_trainer.context import BuildContext
+
+    created = pipeline.create_pipeline(
+        data.chicago(),
+        registry=f"{folder}/registry",
+        sparsities=(0.0,),
+        epochs=1,
+        **local.local_settings(Path(folder)),
+    )
+    made = local.run(created, log_file=Path(folder, "run.log")).outputs["DimensionalityReducer"]
+    graph = tft.TFTransformOutput(made["reduced_transform_graph"][0].uri)
+    spec = graph.transformed_feature_spec()
+
+    def read(split: str) -> Split:
+        files = tf.io.gfile.glob(f"{made['reduced_examples'][0].uri}/Split-{split}/*")
+        serialized = list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+        columns = {name: found.numpy() for name, found in tf.io.parse_example(serialized, spec).items()}
+        return columns, columns.pop(LABEL)
+
+    train, test = read("train"), read("eval")
+    context = BuildContext({name: one for name, one in spec.items() if name != LABEL}, LABEL, graph, {})
+
+    def rows(seed: int) -> dict[str, Split]:
+        order = np.random.default_rng(seed).permutation(len(train[1]))
+        held_out = len(order) // 10
+        parts = {"train": order[held_out:], "eval": order[:held_out]}
+        found = {
+            name: ({key: column[part] for key, column in train[0].items()}, train[1][part])
+            for name, part in parts.items()
+        }
+        return {**found, "test": test}
+
+    return Task("The example's taxi fares", lambda: build_model(context), rows, metric="loss", scale=1.0)
 
 
 # Rows.
@@ -404,7 +457,7 @@ def _batches(rows: Mapping[str, Split], split: str, seed: int) -> Any:
     import tensorflow as tf
 
     x, y = rows[split]
-    found = tf.data.Dataset.from_tensor_slices(({FEATURE: x}, y))
+    found = tf.data.Dataset.from_tensor_slices((_features(x), y))
     if split == "train":
         found = found.shuffle(len(y), seed=seed)
     return found.batch(BATCH_ROWS)

@@ -63,6 +63,12 @@ def test_dropped_rows_are_counted_and_evaluation_rows_never_fall_for_their_label
 def test_each_rung_has_its_zeros_in_the_tflite_file(taxi_run):
     from ai_edge_litert import schema_py_generated as schema
 
+    from tfx_mobile.common import ladder
+
+    (rung,) = [
+        one for one in ladder.read(taxi_run.uri("PruningTrainer", "models")).rungs if one.name == "s75"
+    ]
+    assert rung.sparsity_fraction >= 0.75 - 1e-4
     content = (taxi_run.uri("Quantizer", "candidates") / "s75-float32" / "model.tflite").read_bytes()
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     sizes = {}
@@ -71,8 +77,11 @@ def test_each_rung_has_its_zeros_in_the_tflite_file(taxi_run):
         if data is not None and tensor.type == 0 and data.size >= 4 * 4096:
             values = np.frombuffer(bytes(data), np.float32)
             sizes[values.size] = float(np.mean(values == 0))
-    assert sizes  # the cross embedding and the second dense layer at least
-    assert min(sizes.values()) >= 0.75 - 1e-3
+    big = {layer.num_weights: layer for layer in rung.layers if layer.num_weights >= 4096}
+    assert big  # the cross embedding and the second dense layer at least
+    assert {size: sizes[size] for size in big} == {
+        size: pytest.approx(layer.num_zeros / size, abs=1e-6) for size, layer in big.items()
+    }
 
 
 PREDICT = """
