@@ -10,6 +10,8 @@ from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.jsonable import Settings
 from tfx_mobile.common.ladder import rung_name
 
+DEFAULT_EVAL_SPLITS = ("eval",)  # of an input_fn, from whose rows none can be held out
+
 
 class Criterion(enum.Enum):
     """How much a weight w with gradient g counts; the smallest are pruned first.
@@ -462,7 +464,7 @@ class TrainerConfig(Settings):
     @property
     def default_eval_splits(self) -> tuple[str, ...]:
         """What an input_fn is validated on unless eval_args says: no rows can be held out of batches."""
-        return ("eval",) if self.input_fn and not self.eval_args.splits else ()
+        return DEFAULT_EVAL_SPLITS if self.input_fn and not self.eval_args.splits else ()
 
     @property
     def eval_splits(self) -> tuple[str, ...]:

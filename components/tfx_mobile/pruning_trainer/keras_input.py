@@ -16,14 +16,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tfx_mobile.common.errors import ConfigError, DataError
-from tfx_mobile.pruning_trainer.config import Resources, TrainerConfig
+from tfx_mobile.pruning_trainer.config import DEFAULT_EVAL_SPLITS, Resources, TrainerConfig
 
 if TYPE_CHECKING:
     from tfx_mobile.pruning_trainer.context import BuildContext
 
 InputFn = Callable[["BuildContext", str, int], tf.data.Dataset]
-
-DEFAULT_EVAL_SPLITS = ("eval",)  # of an input_fn, from whose rows none can be held out
 
 
 class TrainingData(Protocol):
