@@ -22,7 +22,7 @@ def components(folder: Path):
     from tfx_mobile.size_latency_evaluator.component import SizeLatencyEvaluator
     from tfx_mobile.size_latency_evaluator.config import AccuracyGate, LatencyConfig, Metric
 
-    module = "tests.e2e.stock_module"
+    module = "stock_module"
     splits = [tfx.proto.Input.Split(name=n, pattern=p) for n, p in data.chicago().splits]
     example_gen = tfx.components.ImportExampleGen(
         input_base=data.chicago().folder, input_config=tfx.proto.Input(splits=splits)
