@@ -124,6 +124,8 @@ class Fit:
           ConfigError: A metric is no number, or a custom step returns no loss.
         """
         settings, per_epoch = self._settings, self._data.steps_per_epoch
+        # once, and first: Keras 3 may put a new generator in the place of the one that its graphs draw from
+        keras_line.set_random_seed(keras_random.seed_of(settings.seed, settings.rung))
         keras_random.start(self._model, settings.seed, settings.rung)
         self._resume()
         validation = self._data.validation()
@@ -133,7 +135,6 @@ class Fit:
             last = settings.num_steps // per_epoch if in_whole_epochs else epoch + 1
             end = min((epoch + 1) * per_epoch, settings.num_steps)
             self._epoch_start = self._step
-            keras_line.set_random_seed(keras_random.seed_of(settings.seed, settings.rung))
             self._model.fit(
                 self._data.train(self._step),
                 steps_per_epoch=end - self._step,
