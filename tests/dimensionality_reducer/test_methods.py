@@ -196,7 +196,7 @@ def test_a_model_behind_reductions_with_loops_is_joined_to_them(
     from tfx_mobile.common.interpreter import TFLiteModel
     from tfx_mobile.quantizer.config import Mode
     from tfx_mobile.quantizer.join import join
-    from tfx_mobile.quantizer.tflite import Predictor, Preprocessing
+    from tfx_mobile.quantizer.tflite import Preprocessing, of_keras
 
     rows, _ = on_the_phone
     names = ("nmf", "topics", "pca")
@@ -205,7 +205,7 @@ def test_a_model_behind_reductions_with_loops_is_joined_to_them(
     joined = tf_keras.layers.Concatenate()([inputs[name] for name in names])
     model = tf_keras.Model(inputs, tf_keras.layers.Dense(2, "tanh")(joined))
     front = Preprocessing(output_of(everything.transform_graph), names).convert()
-    file = TFLiteModel(join(front, Predictor(model).convert(Mode.FLOAT32, {})))
+    file = TFLiteModel(join(front, of_keras(model).convert(Mode.FLOAT32, {})))
     given = {name: np.array([row[name] for row in rows]) for name in file.inputs if name != "words"}
     given |= {"words": np.array([row["words"][0] for row in rows], object)}
     wanted = model.predict({name: said[name] for name in names}, verbose=0)
