@@ -643,7 +643,9 @@ def _step_times(line: str, build: Callable[[], Any], epochs: int) -> list[Sequen
     masks = Masks(select(masked, Layers()))
     keras_line.Compiled.of(masked).apply(masked)
     plan = schedules.plan(Pruning().schedule, 0.0, target, num_steps, "of this benchmark")
-    settings = keras_fit.Settings("s90", num_steps, None, 0, config.resources.checkpoint_seconds)
+    settings = keras_fit.Settings(
+        "s90", num_steps, None, 0, config.resources.checkpoint_seconds, seed=config.seed
+    )
 
     def fit(model: Any, callbacks: Sequence[Any] = ()) -> None:
         model.fit(
