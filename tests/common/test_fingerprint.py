@@ -144,6 +144,13 @@ def test_of_an_installed_package_only_itself_counts(tmp_path: Path, monkeypatch:
         del sys.modules[name]
 
 
+def test_a_module_that_does_not_compile_is_refused_with_its_line(package: Path) -> None:
+    (package / "one.py").write_text("import json\nx = (\n")
+    message = "Module 'fingerprinted.one' must compile; '(' was never closed in line 2."
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        with_imports(["fingerprinted.one"])
+
+
 def test_a_module_that_is_not_there_is_refused_before_its_imports_are_read() -> None:
     with pytest.raises(ConfigError, match=re.escape("Module 'not_there' must be importable from source")):
         with_imports(["not_there"])

@@ -18,6 +18,7 @@ from tfx_mobile.pruning_trainer.config import (
     Rewinding,
     TrainerConfig,
     Units,
+    Weights,
 )
 
 pytestmark = pytest.mark.pipeline
@@ -208,6 +209,28 @@ def test_a_rung_without_units_is_clustered_where_the_dense_model_was(tmp_path: P
     twin = found[-1]
     assert twin.rung.name == "s50-clustered"
     assert len(np.unique(twin.kernels["hidden/kernel"])) <= 4
+
+
+@pytest.mark.parametrize("structure", [Weights(), Units()])
+def test_layers_that_tfmot_cannot_cluster_are_left_out_of_each_rung(structure: Any, tmp_path: Path) -> None:
+    keras = keras_of("tf_keras")
+
+    class Own(keras.layers.Dense):  # type: ignore[misc, name-defined]
+        pass
+
+    given = keras.Input((8,), name="x")
+    hidden = keras.layers.Dense(16, activation="relu", name="hidden")(Own(8, name="own")(given))
+    model = keras.Model({"x": given}, keras.layers.Dense(1, name="out")(hidden))
+    model.compile("adam", "mse")
+    layers = Layers(min_weights=60)
+    found = train(
+        model,
+        tmp_path,
+        pruning=Pruning(structure=structure, layers=layers),
+        clustering=Clustering(4, epochs=1, layers=layers),
+    )
+    assert [trained.rung.name for trained in found] == ["s0", "s0-clustered", "s50", "s50-clustered"]
+    assert len(np.unique(found[-1].kernels["hidden/kernel"])) <= 4
 
 
 def test_clusters_that_need_not_keep_zeros_may_lose_them(tmp_path: Path) -> None:

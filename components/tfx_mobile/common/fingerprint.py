@@ -46,7 +46,7 @@ def with_imports(modules: Sequence[str]) -> tuple[str, ...]:
       modules: Dotted names.
 
     Raises:
-      ConfigError: One of `modules` cannot be found or has no source file.
+      ConfigError: One of `modules` cannot be found or has no source file, or a module does not compile.
     """
     found = set()
     waiting = []
@@ -75,7 +75,11 @@ def _imports(module: str, origin: Path) -> Iterator[str]:
     package = module.split(".")
     if origin.name != "__init__.py" or module.endswith(".__init__"):
         package = package[:-1]
-    for node in ast.walk(ast.parse(origin.read_bytes())):
+    try:
+        tree = ast.parse(origin.read_bytes())
+    except SyntaxError as error:
+        raise ConfigError(f"Module {module!r} must compile; {error.msg} in line {error.lineno}.") from error
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -9,6 +9,7 @@ on fewer values than clusters, its wrapper loses masks of padding and turns off 
 """
 
 import dataclasses
+import glob
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,6 +89,21 @@ def cluster(model: tf_keras.Model, config: Clustering, *, seed: int) -> tf_keras
             if not mask.all():
                 keras_line.set_constraint(weight.variable, mask.astype(weight.variable.dtype.as_numpy_dtype))
     return clustered
+
+
+def by_name(model: tf_keras.Model, config: Clustering) -> Clustering:
+    """Returns the config with the layers that are clustered in this model by name, however small they become.
+
+    Args:
+      model: As for `cluster`.
+      config: As for `cluster`.
+
+    Raises:
+      ConfigError: As for `cluster`.
+    """
+    wanted, _ = _clusterable(keras_line.clone(model), config.layers)
+    names = tuple(glob.escape(layer.name) for layer, _ in wanted)
+    return dataclasses.replace(config, layers=Layers(names=names, min_weights=1))
 
 
 def strip(model: tf_keras.Model) -> tf_keras.Model:

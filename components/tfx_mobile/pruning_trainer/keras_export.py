@@ -23,10 +23,9 @@ from tfx_mobile.common import tflite
 from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.common.interpreter import SIGNATURE
 from tfx_mobile.common.ladder import KERAS_FILE, MODEL_SIGNATURE, ONE_ROW_SIGNATURE, WEIGHTS
-from tfx_mobile.pruning_trainer.selection import leaf_layers, weight_name
+from tfx_mobile.pruning_trainer.selection import leaf_layers, own_classes, weight_name
 
 OUTPUT = "predictions"  # of a model with one output
-_KERAS = ("keras", "tf_keras", "tensorflow_model_optimization")
 _QUANTIZED = b"QuantizeWrapperV2"  # tfmot's class around each layer that it quantises
 
 
@@ -114,7 +113,7 @@ def load_model(
 
 def read_back(model: Any, folder: str) -> Any:
     """Returns the uncompiled Keras model that `save` wrote of this model, whose own classes are at hand."""
-    return load_model(folder, _own_classes(model), compile=False, safe_mode=False)
+    return load_model(folder, own_classes(model), compile=False, safe_mode=False)
 
 
 def check_can_be_saved(model: Any) -> None:
@@ -126,11 +125,6 @@ def check_can_be_saved(model: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _write_keras_file(model, f"{folder}/{KERAS_FILE}")
         read_back(model, folder)
-
-
-def _own_classes(model: Any) -> dict[str, Any]:
-    classes = [type(layer) for layer in (model, *leaf_layers(model))]
-    return {found.__name__: found for found in classes if found.__module__.partition(".")[0] not in _KERAS}
 
 
 def float32_tflite(folder: str) -> bytes:

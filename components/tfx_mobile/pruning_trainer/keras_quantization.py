@@ -109,7 +109,7 @@ def quantization_aware(
             return layer
         return _quantization.quantize_annotate_layer(layer, custom.get(layer.name))
 
-    with scope(_custom_objects(start) | {type(c).__name__: type(c) for c in custom.values()}):
+    with scope(selection.own_classes(start) | {type(c).__name__: type(c) for c in custom.values()}):
         annotated = tf_keras.models.clone_model(start, clone_function=annotate)
         made = _quantization.quantize_apply(
             annotated, _Scheme(custom, preserve_sparsity, preserve_clusters), quantized_layer_name_prefix=""
@@ -166,7 +166,7 @@ def strip(model: tf_keras.Model) -> tf_keras.Model:
     Returns:
       Uncompiled; computes the same, quantised, and can be saved, loaded and converted.
     """
-    with scope(_custom_objects(model)):
+    with scope(selection.own_classes(model)):
         stripped = tf_keras.models.clone_model(model)
     for old, new in zip(model.layers, stripped.layers, strict=True):
         values = {variable.name: variable.numpy() for variable in old.weights}
@@ -487,18 +487,6 @@ def _custom_configs(model: tf_keras.Model, patterns: Mapping[str, str]) -> dict[
                     )
                 made[layer.name] = config
     return made
-
-
-def _custom_objects(model: tf_keras.Model) -> dict[str, Any]:
-    parts = [
-        part for layer in selection.leaf_layers(model) for part in (layer, getattr(layer, "layer", None))
-    ]
-    parts += [getattr(layer, "quantize_config", None) for layer in selection.leaf_layers(model)]
-    return {
-        type(part).__name__: type(part)
-        for part in parts
-        if part is not None and type(part).__module__.partition(".")[0] not in ("tf_keras", "keras")
-    }
 
 
 def _is_wrapper(layer: Any) -> bool:

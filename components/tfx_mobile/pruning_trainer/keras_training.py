@@ -7,7 +7,6 @@ Keras 3.
 """
 
 import dataclasses
-import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from tfx_mobile.common.errors import ConfigError
-from tfx_mobile.common.ladder import Epoch, LayerSparsity, Rung, Twin, rung_name
+from tfx_mobile.common.ladder import Rung, Twin, rung_name
 from tfx_mobile.pruning_trainer import (
     core,
     keras_fit,
@@ -31,7 +30,6 @@ from tfx_mobile.pruning_trainer.config import (
     Allocation,
     Clustering,
     Criterion,
-    Layers,
     QuantizationAware,
     TrainerConfig,
     Units,
@@ -149,7 +147,7 @@ class _Ladder:
         self._masks: Masks | None = None
         self._now: dict[str, float] = {}  # sparsity of each weight
         self._target = 0.0
-        self._clustered_layers = Layers()
+        self._clustering: Clustering | None = None  # with its layers by name, where shapes shrink
         self._groups: tuple[UnitGroup, ...] = ()
         self._original_units: dict[str, int] = {}
         self._dense_steps = 0
@@ -227,7 +225,7 @@ class _Ladder:
             self._model.set_weights(pruned)
         start, clustered = self._model, False
         if config.clustering:
-            twin = self._clustered(target, config.clustering)
+            twin = self._clustered(target, self._clustering or config.clustering)
             start, clustered = twin.model, True
             yield twin
         if config.quantization_aware:
@@ -259,7 +257,6 @@ class _Ladder:
     def _clustered(self, target: float, config: Clustering) -> TrainedRung:
         from tfx_mobile.pruning_trainer import keras_clustering
 
-        config = dataclasses.replace(config, layers=self._clustered_layers)
         wrapped = keras_clustering.cluster(self._model, config, seed=self._config.seed)
         self._compiled.apply(wrapped, learning_rate=self._twin_rate(config.learning_rate))
         twin = Twin.CLUSTERED
@@ -305,9 +302,8 @@ class _Ladder:
             from tfx_mobile.pruning_trainer import keras_clustering
 
             keras_clustering.cluster(self._model, clustering, seed=self._config.seed)
-            # a rung without units has smaller ones, which are still meant
-            names = [weight.layer.name for weight in select(self._model, clustering.layers)]
-            self._clustered_layers = Layers(names=tuple(map(glob.escape, names)), min_weights=1)
+            if self._removes_units:
+                self._clustering = keras_clustering.by_name(self._model, clustering)
             self._twin_rate(clustering.learning_rate)
         if aware:
             from tfx_mobile.pruning_trainer import keras_quantization
@@ -382,24 +378,18 @@ class _Ladder:
             num_parameters=int(self._model.count_params()),
             validation=_numbers(metrics, name),
             twin=twin,
-            history=self._history(fitted, layers, twin),
+            history=fitted.history if fitted else (),
             seconds=fitted.seconds if fitted else 0.0,
         )
+        if twin in (Twin.CLUSTERED, Twin.QUANTIZATION_AWARE):  # no masks were looked at
+            zeros = rung.sparsity_fraction
+            epochs = [dataclasses.replace(epoch, sparsity_fraction=zeros) for epoch in rung.history]
+            rung = dataclasses.replace(rung, history=tuple(epochs))
         arrays = keras_fit.numbered("w", model.get_weights())
         if self._masks:
             arrays |= keras_fit.numbered("m", self._masks.in_order())
         self._checkpoints.save(name, arrays, {"rung": rung.to_dict()})
         return self._told(rung, model)
-
-    def _history(
-        self, fitted: keras_fit.Fitted | None, layers: Sequence[LayerSparsity], twin: Twin
-    ) -> tuple[Epoch, ...]:
-        """Returns the epochs; a clustered or int8 twin has no masks, and its zeros are those it ends with."""
-        if fitted is None or twin not in (Twin.CLUSTERED, Twin.QUANTIZATION_AWARE):
-            return fitted.history if fitted else ()
-        total = sum(layer.num_weights for layer in layers)
-        zeros = sum(layer.num_zeros for layer in layers) / total if total else 0.0
-        return tuple(dataclasses.replace(epoch, sparsity_fraction=zeros) for epoch in fitted.history)
 
     def _told(self, rung: Rung, model: Any) -> TrainedRung:
         if rung.name == rung_name(0.0) and rung.history:

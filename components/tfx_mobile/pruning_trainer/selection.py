@@ -16,6 +16,7 @@ from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.pruning_trainer.config import Layers
 
 _KERNELS = ("kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")
+_LIBRARIES = ("keras", "tf_keras", "tensorflow_model_optimization")
 _MAX_LISTED = 20
 
 
@@ -106,6 +107,18 @@ def every_weight(model: Any) -> list[PrunableWeight]:
     weights = list({id(weight.variable): weight for weight in found}.values())
     _check_names(model, weights)
     return weights
+
+
+def own_classes(model: Any) -> dict[str, Any]:
+    """Returns the classes by name that are not of Keras or tfmot: layers, wrapped ones, QuantizeConfigs."""
+    parts = [model]
+    for layer in leaf_layers(model):
+        parts += [layer, getattr(layer, "layer", None), getattr(layer, "quantize_config", None)]
+    return {
+        type(part).__name__: type(part)
+        for part in parts
+        if part is not None and type(part).__module__.partition(".")[0] not in _LIBRARIES
+    }
 
 
 def select_layers(model: Any, layers: Layers) -> list[Any]:
