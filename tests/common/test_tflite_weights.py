@@ -194,7 +194,7 @@ def test_a_kernel_without_zeros_has_none_to_lose() -> None:
 
 
 def test_what_is_no_tflite_file_is_refused() -> None:
-    message = "Zeros are counted in a TFLite file; got 9 bytes that are none."
+    message = "A TFLite file must have the identifier 'TFL3'; got 9 bytes without it."
     with pytest.raises(DataError, match=re.escape(message)):
         tflite_weights.count_zeros(b"not a one", {})
 

@@ -1,4 +1,4 @@
-"""Zeros of a Keras model's kernels, counted in a TFLite file.
+"""A Keras model's kernels in a TFLite file: where they are, and their zeros.
 
 A converter transposes kernels, splits them by gate, folds batch normalisation into them and rounds them to 16
 or 8 bits, and its names say little. So a kernel is looked for by its content: the constant whose values,
@@ -10,12 +10,14 @@ explained there at `SparsityParameters` (Chou et al. 2018, Format abstraction fo
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
+from tfx_mobile.common import flatbuffer
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import LayerSparsity
 
@@ -42,10 +44,8 @@ def count_zeros(content: bytes, kernels: Mapping[str, Array]) -> tuple[LayerSpar
     Raises:
       DataError: It is no TFLite file, or a kernel is not in it; the message has the table of all kernels.
     """
-    constants: dict[int, list[Array]] = {}
-    for constant in _constants(content):
-        constants.setdefault(constant.size, []).append(constant)
-    found = {name: _find(np.asarray(kernel, np.float32), constants) for name, kernel in kernels.items()}
+    places = _places(content, kernels)
+    found = {name: _fewest_zeros(parts) for name, parts in places.items()}
     if lost := [name for name, zeros in found.items() if zeros is None]:
         raise DataError(
             f"Each pruned kernel must be in the TFLite file; '{lost[0]}' is not. All kernels: "
@@ -54,6 +54,23 @@ def count_zeros(content: bytes, kernels: Mapping[str, Array]) -> tuple[LayerSpar
     return tuple(
         LayerSparsity(name, int(np.size(kernel)), found[name] or 0) for name, kernel in kernels.items()
     )
+
+
+def locate(content: bytes, kernels: Mapping[str, Array]) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Returns the (subgraph, tensor) of the constants that hold each kernel; none for one that is not there.
+
+    Args:
+      content: A TFLite file.
+      kernels: Keras weights by name, any rank.
+
+    Raises:
+      DataError: It is no TFLite file.
+    """
+    places = _places(content, kernels)
+    return {
+        name: tuple((one.subgraph, one.tensor) for part in parts for one in part)
+        for name, parts in places.items()
+    }
 
 
 def check(content: bytes, kernels: Mapping[str, Array], rung_name: str) -> tuple[LayerSparsity, ...]:
@@ -100,25 +117,48 @@ def _table(kernels: Mapping[str, Array], found: Mapping[str, int | None]) -> str
     return "; ".join(entries)
 
 
-def _find(kernel: Array, constants: Mapping[int, Sequence[Array]]) -> int | None:
-    """Returns the zeros of a kernel in the file; None when it is not there.
+@dataclass(frozen=True)
+class _Constant:
+    subgraph: int
+    tensor: int
+    values: Array
 
-    A kernel that is there more than once counts where it has fewest.
+
+# One entry for the whole kernel, or one for each gate: the constants that hold it, at least one.
+_Parts = list[list[_Constant]]
+
+
+def _places(content: bytes, kernels: Mapping[str, Array]) -> dict[str, _Parts]:
+    """Returns the constants that hold each kernel; an empty list for a kernel that is not there."""
+    constants: dict[int, list[_Constant]] = {}
+    for constant in _constants(content):
+        constants.setdefault(constant.values.size, []).append(constant)
+    return {name: _find(np.asarray(kernel, np.float32), constants) for name, kernel in kernels.items()}
+
+
+def _fewest_zeros(parts: _Parts) -> int | None:
+    """Returns the zeros of a kernel; None when it is not there. One that is there more than once counts where
+    it has fewest.
     """
+    return sum(min(_num_zeros(one.values) for one in part) for part in parts) if parts else None
+
+
+def _find(kernel: Array, constants: Mapping[int, Sequence[_Constant]]) -> _Parts:
     whole = _match(kernel, constants.get(kernel.size, ()))
-    if whole is not None or kernel.ndim != 2 or kernel.shape[-1] % _GATES:
-        return whole
+    if whole:
+        return [whole]
+    if kernel.ndim != 2 or kernel.shape[-1] % _GATES:
+        return []
     gates = [_match(gate, constants.get(gate.size, ())) for gate in np.split(kernel, _GATES, axis=-1)]
-    known = [zeros for zeros in gates if zeros is not None]
-    return sum(known) if len(known) == _GATES else None
+    return gates if all(gates) else []
 
 
-def _match(kernel: Array, constants: Sequence[Array]) -> int | None:
-    scores = [max(_similarity(layout, one) for layout in _layouts(kernel)) for one in constants]
+def _match(kernel: Array, constants: Sequence[_Constant]) -> list[_Constant]:
+    scores = [max(_similarity(layout, one.values) for layout in _layouts(kernel)) for one in constants]
     best = max(scores, default=0.0)
     if best < _SAME:
-        return None
-    return min(_num_zeros(one) for one, score in zip(constants, scores, strict=True) if score >= best - _TIE)
+        return []
+    return [one for one, score in zip(constants, scores, strict=True) if score >= best - _TIE]
 
 
 def _layouts(kernel: Array) -> Iterator[Array]:
@@ -162,18 +202,16 @@ def _cosine(rows: Array, others: Array) -> Array:
     return np.divide((rows * others).sum(axis=1), norms, out=np.zeros(len(rows)), where=norms > 0)
 
 
-def _constants(content: bytes) -> Iterator[Array]:
+def _constants(content: bytes) -> Iterator[_Constant]:
     """Yields the constants of all subgraphs, de-quantised; what stands for 0 becomes 0."""
-    if content[4:8] != b"TFL3":
-        raise DataError(f"Zeros are counted in a TFLite file; got {len(content)} bytes that are none.")
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
+    model = flatbuffer.read(content)
+    for i, subgraph in enumerate(model.subgraphs):
+        for j, tensor in enumerate(subgraph.tensors):
             data = model.buffers[tensor.buffer].data
             if data is None or tensor.type not in _DTYPES:
                 continue
-            stored = np.asarray(data, np.uint8).tobytes()
-            yield _values(tensor, np.frombuffer(stored, _DTYPES[tensor.type]))
+            stored = np.frombuffer(np.asarray(data, np.uint8).tobytes(), _DTYPES[tensor.type])
+            yield _Constant(i, j, _values(tensor, stored))
 
 
 def _values(tensor: Any, stored: Array) -> Array:

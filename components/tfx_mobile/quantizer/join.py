@@ -10,13 +10,12 @@ Source: the TFLite schema (tensorflow/compiler/mlir/lite/schema/schema.fbs), ver
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tfx_mobile.common import flatbuffer
 from tfx_mobile.common.errors import DataError
 
-_IDENTIFIER = b"TFL3"
 _MIN_RUNTIME = b"min_runtime_version"
 
 
@@ -35,7 +34,7 @@ def join(front: bytes, back: bytes) -> bytes:
         another type.
     """
     first, second = _read(front), _read(back)
-    return _write(_Joiner(first, second).join())
+    return flatbuffer.write(_Joiner(first, second).join())
 
 
 class _Joiner:
@@ -155,15 +154,7 @@ def _type_name(code: int) -> str:
 
 
 def _read(content: bytes) -> Any:
-    if content[4:8] != _IDENTIFIER:
-        raise DataError(f"A file to join must be a TFLite file; got {len(content)} bytes that are none.")
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = flatbuffer.read(content)
     if len(model.signatureDefs or []) != 1:
         raise DataError(f"A file to join must have one signature; got {len(model.signatureDefs or [])}.")
     return model
-
-
-def _write(model: Any) -> bytes:
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), _IDENTIFIER)
-    return bytes(builder.Output())

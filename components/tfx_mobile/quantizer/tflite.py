@@ -20,11 +20,15 @@ from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import SIGNATURE
 from tfx_mobile.common.tflite import convert
 from tfx_mobile.common.tft_graph import TransformFunction
-from tfx_mobile.quantizer.config import Mode
+from tfx_mobile.quantizer.config import Mode, Quantization
 
 Columns = Mapping[str, npt.NDArray[Any]]
 Features = Mapping[str, tuple[Any, tuple[int, ...]]]
 _OUTPUT = "predictions"
+_INTEGER_OPS = {
+    Mode.INT8: tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+    Mode.INT16X8: tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+}
 
 
 class Preprocessing(tf.Module):
@@ -108,19 +112,39 @@ class Predictor(tf.Module):
         found = _call(self._function, rows, self.features)[_OUTPUT]
         return np.asarray(found, np.float32).reshape(len(found), -1)
 
-    def convert(self, mode: Mode, calibration: Columns, *, quantization_aware: bool = False) -> bytes:
-        """Returns the TFLite file.
+    def convert(
+        self,
+        quantization: Quantization,
+        calibration: Columns,
+        *,
+        quantization_aware: bool = False,
+        integer_inputs: bool = True,
+        allow_select_tf_ops: bool = False,
+    ) -> bytes:
+        """Returns the TFLite file as TensorFlow's converter makes it.
 
         Args:
-          mode: How to store weights and activations.
+          quantization: Mode, sparse encoding and types of inputs and outputs; the rest is not the converter's.
           calibration: Rows of inputs that give int8 its ranges.
           quantization_aware: The model was trained for int8 and has its own ranges.
+          integer_inputs: `integer_io` means the inputs too.
+          allow_select_tf_ops: Ops without a TFLite built-in stay TensorFlow's.
 
         Raises:
           DataError: The converter refuses; the message has its reason in one line.
         """
         rows = None if quantization_aware else calibration
-        return convert(self, self._function, lambda converter: _set_mode(converter, mode, rows))
+
+        def settings(converter: tf.lite.TFLiteConverter) -> None:
+            _set_mode(converter, quantization, rows, integer_inputs)
+            if allow_select_tf_ops:
+                converter.target_spec.supported_ops.append(tf.lite.OpsSet.SELECT_TF_OPS)
+
+        return convert(self, self._function, settings)
+
+    def kernels(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns the weights of two or more dimensions by their Keras names."""
+        return {name: value.numpy() for name, value in self._weights.items() if len(value.shape) > 1}
 
     def weights(self, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
         """Returns the values of some weights by their Keras names.
@@ -194,14 +218,27 @@ def _by_name(variables: Iterable[Any]) -> dict[str, Any]:
     return {variable.name.partition(":")[0]: variable for variable in variables}
 
 
-def _set_mode(converter: tf.lite.TFLiteConverter, mode: Mode, calibration: Columns | None) -> None:
+def _set_mode(
+    converter: tf.lite.TFLiteConverter,
+    quantization: Quantization,
+    calibration: Columns | None,
+    integer_inputs: bool,
+) -> None:
+    mode = quantization.mode
     if mode is not Mode.FLOAT32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if mode is Mode.FLOAT16:
         converter.target_spec.supported_types = [tf.float16]
-    if mode is Mode.INT8 and calibration is not None:
-        converter.target_spec.supported_ops.append(tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
+    if mode in _INTEGER_OPS and calibration is not None:
+        converter.target_spec.supported_ops.append(_INTEGER_OPS[mode])
         converter.representative_dataset = _row_by_row(calibration)
+    if quantization.sparse:
+        converter.optimizations = [*converter.optimizations, tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    if quantization.integer_io:
+        integer = tf.int16 if mode is Mode.INT16X8 else tf.int8
+        converter.inference_output_type = integer
+        if integer_inputs:
+            converter.inference_input_type = integer
 
 
 def _trace(function: Callable[..., Any], features: Features) -> Any:
