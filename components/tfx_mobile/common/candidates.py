@@ -23,7 +23,7 @@ class Candidate(jsonable.Settings):
     Attributes:
       name: Unique, `<rung>-<mode>`, for example 's75-int8'.
       rung: The ladder's rung it was made from, for example 's75'; 's0' is the dense model.
-      mode: The quantisation mode, for example 'int8'.
+      mode: How it was quantised, for example 'int8' or 'int8-w4'.
       sparsity_fraction: Share of zeros in the pruned weights of the rung, in [0, 1].
       failure: Why it does not count, in one line; empty when it counts.
       sha256: Of the file; empty when there is none.
@@ -31,6 +31,8 @@ class Candidate(jsonable.Settings):
       gz_size_bytes: After gzip -9, what a phone downloads.
       max_abs_error: Largest difference from the Keras model of the rung on the check rows, label units.
       mean_abs_error: Mean difference likewise.
+      max_abs_error_boundary: Largest difference on made-up rows at the edges of the features, label units.
+      top1_agreement: Share of the check rows where both name the same class; None for one output.
       note: What the author should know, for example the op that keeps part of the graph in float.
     """
 
@@ -44,6 +46,8 @@ class Candidate(jsonable.Settings):
     gz_size_bytes: int = 0
     max_abs_error: float | None = None
     mean_abs_error: float | None = None
+    max_abs_error_boundary: float | None = None
+    top1_agreement: float | None = None
     note: str = ""
 
 

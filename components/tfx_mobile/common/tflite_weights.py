@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
-from tfx_mobile.common import flatbuffer
+from tfx_mobile.common import tflite_objects
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import LayerSparsity
 
@@ -204,7 +204,7 @@ def _cosine(rows: Array, others: Array) -> Array:
 
 def _constants(content: bytes) -> Iterator[_Constant]:
     """Yields the constants of all subgraphs, de-quantised; what stands for 0 becomes 0."""
-    model = flatbuffer.read(content)
+    model = tflite_objects.read(content)
     for i, subgraph in enumerate(model.subgraphs):
         for j, tensor in enumerate(subgraph.tensors):
             data = model.buffers[tensor.buffer].data

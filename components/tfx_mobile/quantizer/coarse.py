@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
-from tfx_mobile.common import flatbuffer
+from tfx_mobile.common import tflite_objects
 
 _LARGEST = 127
 
@@ -41,7 +41,7 @@ def round_weights(content: bytes, bits: int) -> bytes:
     Raises:
       DataError: It is no TFLite file.
     """
-    model = flatbuffer.read(content)
+    model = tflite_objects.read(content)
     buffers = {
         tensor.buffer
         for subgraph in model.subgraphs
@@ -53,7 +53,7 @@ def round_weights(content: bytes, bits: int) -> bytes:
         if data is not None:
             stored = np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.int8)
             model.buffers[index].data = round_values(stored, bits).view(np.uint8)
-    return flatbuffer.write(model)
+    return tflite_objects.write(model)
 
 
 def _is_symmetric(tensor: Any) -> bool:

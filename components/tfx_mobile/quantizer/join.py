@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfx_mobile.common import flatbuffer
+from tfx_mobile.common import tflite_objects
 from tfx_mobile.common.errors import DataError
 
 _MIN_RUNTIME = b"min_runtime_version"
@@ -34,7 +34,7 @@ def join(front: bytes, back: bytes) -> bytes:
         another type.
     """
     first, second = _read(front), _read(back)
-    return flatbuffer.write(_Joiner(first, second).join())
+    return tflite_objects.write(_Joiner(first, second).join())
 
 
 class _Joiner:
@@ -154,7 +154,7 @@ def _type_name(code: int) -> str:
 
 
 def _read(content: bytes) -> Any:
-    model = flatbuffer.read(content)
+    model = tflite_objects.read(content)
     if len(model.signatureDefs or []) != 1:
         raise DataError(f"A file to join must have one signature; got {len(model.signatureDefs or [])}.")
     return model

@@ -16,7 +16,7 @@ import numpy.typing as npt  # before ai_edge_quantizer, which takes it for grant
 
 from ai_edge_litert import schema_py_generated as schema
 
-from tfx_mobile.common import candidates, flatbuffer, tflite_weights
+from tfx_mobile.common import candidates, tflite_objects, tflite_weights
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import SIGNATURE, TFLiteModel
 from tfx_mobile.quantizer.config import Mode, Quantization
@@ -36,7 +36,7 @@ def layers(content: bytes, kernels: Mapping[str, npt.NDArray[Any]]) -> dict[str,
       content: A float32 TFLite file.
       kernels: Keras weights of two or more dimensions by name, '<layer>/<weight>'.
     """
-    subgraphs = flatbuffer.read(content).subgraphs
+    subgraphs = tflite_objects.read(content).subgraphs
     found: dict[str, list[str]] = {}
     for name, places in tflite_weights.locate(content, kernels).items():
         for subgraph, tensor in places:
@@ -195,7 +195,7 @@ def _users(subgraph: Any, tensor: int) -> list[str]:
 
 def _divisible(content: bytes, block_size: int) -> list[str]:
     """Returns the outputs of the dense layers whose number of inputs is a multiple of the block size."""
-    model = flatbuffer.read(content)
+    model = tflite_objects.read(content)
     found, widths = [], []
     for subgraph in model.subgraphs:
         for operator in _operators(model, subgraph, schema.BuiltinOperator.FULLY_CONNECTED):
@@ -218,7 +218,7 @@ def _operators(model: Any, subgraph: Any, builtin: int) -> list[Any]:
 
 def _quantize_tables(content: bytes, outputs_in_float: Collection[str]) -> bytes:
     """Stores the tables of embeddings in int8, which ai-edge-quantizer leaves in float32."""
-    model = flatbuffer.read(content)
+    model = tflite_objects.read(content)
     gathers: dict[tuple[int, int], list[Any]] = {}
     for i, subgraph in enumerate(model.subgraphs):
         for operator in _operators(model, subgraph, schema.BuiltinOperator.GATHER):
@@ -236,7 +236,7 @@ def _quantize_tables(content: bytes, outputs_in_float: Collection[str]) -> bytes
         for operator in users:
             _dequantize_after(model, subgraph, operator, table.quantization)
         changed = True
-    return flatbuffer.write(model) if changed else content
+    return tflite_objects.write(model) if changed else content
 
 
 def _store_in_int8(model: Any, table: Any) -> None:

@@ -1,0 +1,148 @@
+"""All candidates of a run, converted side by side in worker processes; a failure costs one candidate.
+
+Decides the order and what a failure is called; conversion.py makes a single one.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfx_mobile.common import worker
+from tfx_mobile.common.candidates import Candidate
+from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.ladder import Rung
+from tfx_mobile.quantizer import calibration
+from tfx_mobile.quantizer.calibration import Scale
+from tfx_mobile.quantizer.config import Mode, Quantization, QuantizerConfig
+
+_CONVERSION = "tfx_mobile.quantizer.conversion"
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One candidate to make.
+
+    Attributes:
+      rung: Of the ladder.
+      model: Folder of its SavedModel.
+      quantization: How to convert it.
+    """
+
+    rung: Rung
+    model: Path
+    quantization: Quantization
+
+    @property
+    def name(self) -> str:
+        """Of the candidate."""
+        return f"{self.rung.name}-{self.quantization.name}"
+
+
+def plan(rungs: Sequence[tuple[Rung, Path]], config: QuantizerConfig) -> list[Task]:
+    """Returns the candidates to make, in ladder order, then in mode order; the first is the reference."""
+    return [
+        Task(rung, model, quantization)
+        for rung, model in rungs
+        for quantization in config.quantizations_of(rung.twin)
+    ]
+
+
+def make(
+    tasks: Sequence[Task],
+    shared: Path,
+    folder: Path,
+    config: QuantizerConfig,
+    finished: Callable[[Candidate], None],
+) -> tuple[Candidate, ...]:
+    """Makes the candidates and returns them in the order of the tasks, failed ones too.
+
+    Args:
+      tasks: From `plan`.
+      shared: What `Shared.write` wrote.
+      folder: Gets a folder for each candidate that counts.
+      config: Of the run.
+      finished: Called with each candidate as it is done.
+
+    Raises:
+      DataError: The first task's candidate does not count: everything is compared with it.
+    """
+    jobs = [
+        {
+            "shared": str(shared),
+            "model": str(task.model),
+            "rung": dataclasses.replace(task.rung, history=()).to_dict(),
+            "quantization": task.quantization.to_dict(),
+            "folder": str(folder),
+        }
+        for task in tasks
+    ]
+    found: dict[int, Candidate] = {}
+    outcomes = worker.run_each(
+        f"{_CONVERSION}:make_candidate",
+        jobs,
+        num_processes=_num_processes(config, len(jobs)),
+        timeout_seconds=config.timeout_seconds,
+        environment=_ENVIRONMENT,
+        num_threads=1,
+    )
+    with contextlib.closing(outcomes):
+        for position, outcome in outcomes:
+            candidate = (
+                _failed(tasks[position], outcome)
+                if isinstance(outcome, Exception)
+                else Candidate.from_dict(outcome)
+            )
+            if position == 0 and candidate.failure:
+                raise DataError(
+                    "The dense float32 model must convert, because everything is compared with it; "
+                    f"{candidate.failure}."
+                )
+            found[position] = candidate
+            finished(candidate)
+    return tuple(found[i] for i in range(len(tasks)))
+
+
+def scale_stability(
+    tasks: Sequence[Task], shared: Path, config: QuantizerConfig
+) -> calibration.ScaleStability | None:
+    """Converts the dense model to int8 with each half of the representative rows and compares the scales.
+
+    Returns:
+      None when no candidate takes its ranges from the rows, or the converter refuses int8.
+    """
+    if not any(task.quantization.mode in (Mode.INT8, Mode.INT16X8) for task in tasks):
+        return None
+    outcomes = worker.run_each(
+        f"{_CONVERSION}:activation_scales",
+        [{"shared": str(shared), "model": str(tasks[0].model), "half": half} for half in (0, 1)],
+        num_processes=_num_processes(config, 2),
+        timeout_seconds=config.timeout_seconds,
+        environment=_ENVIRONMENT,
+        num_threads=1,
+    )
+    halves = []
+    with contextlib.closing(outcomes):
+        for _, outcome in outcomes:
+            if isinstance(outcome, Exception):
+                return None
+            halves.append({name: Scale(**scale) for name, scale in outcome.items()})
+    return calibration.compare_scales(*halves)
+
+
+def _failed(task: Task, error: Exception) -> Candidate:
+    return Candidate(
+        name=task.name,
+        rung=task.rung.name,
+        mode=task.quantization.name,
+        sparsity_fraction=task.rung.sparsity_fraction,
+        failure=" ".join(str(error).partition("\n")[0].split()).rstrip("."),
+    )
+
+
+def _num_processes(config: QuantizerConfig, num_jobs: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(config.num_processes or cores, num_jobs))
