@@ -292,7 +292,7 @@ def compare_scales(first: Mapping[str, Scale], second: Mapping[str, Scale]) -> S
     """
     if lost := sorted(first.keys() ^ second.keys()):
         raise DataError(
-            f"Scales can be compared between conversions of one model; {lost[0]!r} is in one of two alone."
+            f"Scales can be compared between conversions of one model; {lost[0]!r} is in only one of the two."
         )
     changes = [
         ScaleChange(name, a.scale, second[name].scale, _change(a, second[name])) for name, a in first.items()
