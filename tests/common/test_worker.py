@@ -1,6 +1,7 @@
 """A worker: values, errors, deaths, limits, and that it never outlives its parent."""
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from absl import logging as absl_logging
@@ -109,6 +111,34 @@ def train_and_allocate(mib):
     square.numpy()
     print("cores", (time.process_time() - cpu) / (time.monotonic() - wall))
     return int(tf.size(tf.ones((mib, 2**18))))
+
+
+def square(number, note=""):
+    if note:
+        wait(note)
+    return {"square": number * number, "process": os.getpid()}
+
+
+def complain(words, number=0, **_):
+    for line in words:
+        print(line, file=sys.stderr)
+    if number:
+        os.kill(os.getpid(), number)
+    return os.getpid()
+
+
+def act(what, **arguments):
+    return globals()[what](**arguments)
+
+
+def hang_at_the_end():
+    import atexit
+    atexit.register(time.sleep, 120)
+
+
+def let_go():
+    os.closerange(3, 100)
+    time.sleep(120)
 
 
 def limit():
@@ -388,3 +418,261 @@ def test_a_run_leaves_no_file_and_no_descriptor(tmp_path: Path, monkeypatch: pyt
         worker.run("worker_functions.fail", {"kind": "DataError", "message": "x"})
     assert os.listdir("/proc/self/fd") == before
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------ many jobs
+
+
+def outcomes(function: str, jobs: list[dict[str, Any]], num_processes: int = 1, **options: Any) -> list[Any]:
+    """The outcomes by the jobs' positions; each job has exactly one."""
+    options = {"timeout_seconds": 60.0} | options
+    found = list(
+        worker.run_each(f"worker_functions.{function}", jobs, num_processes=num_processes, **options)
+    )
+    assert sorted(position for position, _ in found) == list(range(len(jobs)))
+    return [outcome for _, outcome in sorted(found, key=lambda pair: pair[0])]
+
+
+def test_one_process_does_job_after_job_in_their_order() -> None:
+    found: list[Any] = list(
+        worker.run_each(
+            "worker_functions.square", [{"number": n} for n in range(6)], num_processes=1, timeout_seconds=60
+        )
+    )
+    assert [(position, value["square"]) for position, value in found] == [(n, n * n) for n in range(6)]
+    assert len({value["process"] for _, value in found}) == 1
+
+
+def test_values_do_not_depend_on_the_number_of_processes() -> None:
+    found = [outcomes("square", [{"number": n} for n in range(7)], num_processes=k) for k in (1, 3)]
+    assert [[value["square"] for value in each] for each in found] == [[n * n for n in range(7)]] * 2
+    assert len({value["process"] for value in found[1]}) <= 3
+
+
+def test_jobs_run_at_the_same_time_and_are_told_as_they_end(tmp_path: Path) -> None:
+    jobs: list[dict[str, Any]] = [{"number": 0, "note": str(tmp_path / "note")}, {"number": 1}, {"number": 2}]
+    found = worker.run_each("worker_functions.square", jobs, num_processes=2, timeout_seconds=60)
+    with contextlib.closing(found):  # type: ignore[type-var]
+        assert [next(found)[0], next(found)[0]] == [1, 2]  # while job 0 waits for two minutes
+
+
+def test_no_more_processes_than_jobs_or_than_asked_for(functions: Path, tmp_path: Path) -> None:
+    (functions / "counted.py").write_text(
+        f"import os, pathlib\npathlib.Path({str(tmp_path)!r}, f'{{os.getpid()}}.started').touch()\n"
+        "def same(**arguments):\n    return arguments"
+    )
+    for num_jobs, num_processes in ((2, 5), (7, 2)):
+        jobs: list[dict[str, Any]] = [{"n": n} for n in range(num_jobs)]
+        done = worker.run_each("counted.same", jobs, num_processes=num_processes, timeout_seconds=60)
+        assert len(list(done)) == num_jobs
+        started = list(tmp_path.glob("*.started"))
+        assert 1 <= len(started) <= 2
+        for path in started:
+            path.unlink()
+
+
+def test_no_jobs_start_nothing() -> None:
+    assert outcomes("no_such_function", []) == []
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+def test_a_job_that_kills_its_process_costs_that_job_only(
+    number: int, num_processes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    good: dict[str, Any] = {"what": "square", "number": 3}
+    found = outcomes("act", [good, {"what": "die", "number": number}, good, good], num_processes)
+    assert [found[i]["square"] for i in (0, 2, 3)] == [9, 9, 9]
+    assert isinstance(found[1], WorkerError)
+    died = f"worker_functions.act must return; got a worker process that died with {number.name}. "  # type: ignore[attr-defined]
+    assert str(found[1]).startswith(died)
+    if num_processes == 1:
+        assert found[0]["process"] != found[2]["process"] == found[3]["process"]
+    assert caplog.messages == []
+
+
+def test_a_job_that_ends_its_process_quietly_costs_that_job_only() -> None:
+    found = outcomes("act", [{"what": "exit_at_once"}, {"what": "square", "number": 2}])
+    assert re.fullmatch(r".* got a worker process that ended with code 3\. .*", str(found[0]))
+    assert found[1]["square"] == 4
+
+
+def test_a_job_that_overruns_its_time_is_killed_and_the_others_go_on(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    jobs: list[dict[str, Any]] = [{"number": 1}, {"number": 2, "note": str(note)}, {"number": 3}]
+    begin = time.monotonic()
+    found = outcomes("square", jobs, timeout_seconds=1.0)
+    assert time.monotonic() - begin < 20
+    assert isinstance(found[1], WorkerError)
+    assert str(found[1]) == (
+        "worker_functions.square must end within 1 s; got a worker process that had to be killed. "
+        "What it wrote last is in the log."
+    )
+    assert [found[0]["square"], found[2]["square"]] == [1, 9]
+    assert not is_alive(int(note.read_text()))
+
+
+def test_the_start_of_a_process_does_not_count_as_time_of_a_job(functions: Path) -> None:
+    (functions / "slow_import.py").write_text("import time; time.sleep(2)\ndef same(**a):\n    return a")
+    found = list(worker.run_each("slow_import.same", [{"a": 1}], num_processes=1, timeout_seconds=0.5))
+    assert found == [(0, {"a": 1})]
+
+
+def test_a_process_that_hangs_when_all_is_done_is_killed_and_its_work_counts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert outcomes("hang_at_the_end", [{}], timeout_seconds=1.0) == [None]
+    assert caplog.messages == [
+        "The worker of worker_functions.hang_at_the_end died with SIGKILL after it was done."
+    ]
+
+
+def test_a_process_that_closes_our_pipe_does_not_hold_us_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.5)
+    begin = time.monotonic()
+    (found,) = outcomes("let_go", [{}])
+    assert isinstance(found, WorkerError)
+    assert time.monotonic() - begin < 20
+
+
+def test_errors_come_back_as_from_one_run_and_keep_the_process() -> None:
+    jobs: list[dict[str, Any]] = [
+        {"what": "fail", "kind": "DataError", "message": "bad rows"},
+        {"what": "fail", "kind": "ConfigError", "message": "bad setting"},
+        {"what": "fail", "kind": "IndexError", "message": "no such row"},
+        {"what": "not_there"},
+    ]
+    found = outcomes("act", jobs)
+    assert [type(each) for each in found] == [DataError, ConfigError, WorkerError, WorkerError]
+    assert [str(each) for each in found[:2]] == ["bad rows", "bad setting"]
+    assert "in fail" in str(found[0].__cause__)
+    assert str(found[2]).endswith("\nIndexError: no such row")
+    mixed = outcomes("act", [{"what": "square", "number": 1}, *jobs, {"what": "square", "number": 1}])
+    assert mixed[0] == mixed[-1]
+
+
+def test_a_job_out_of_memory_costs_that_job_and_its_process() -> None:
+    square: dict[str, Any] = {"what": "square", "number": 2}
+    jobs: list[dict[str, Any]] = [square, {"what": "allocate", "mib": 3072}, square]
+    found = outcomes("act", jobs, max_memory_mib=500)
+    assert isinstance(found[1], ConfigError)
+    assert str(found[1]).startswith("worker_functions.act must do with max_memory_mib = 500; got ")
+    assert found[0]["square"] == found[2]["square"] == 4
+    assert found[0]["process"] != found[2]["process"]
+
+
+def test_a_function_that_cannot_be_imported_fails_each_job() -> None:
+    found = outcomes("not_there", [{}, {}], num_processes=2)
+    assert [str(each).endswith("has no attribute 'not_there'") for each in found] == [True, True]
+
+
+def test_each_job_is_told_its_own_last_words(capfd: pytest.CaptureFixture[str]) -> None:
+    abort = signal.SIGABRT
+    jobs: list[dict[str, Any]] = [
+        {"words": ["an earlier error"]},
+        {"words": ["loc: error: failed to legalize 'tf.Foo'", "a note", "", "  "], "number": abort},
+        {"words": [], "number": abort},
+        {"words": ["only a note", "e" * 400 + " error"], "number": abort},
+    ]
+    found = outcomes("complain", jobs)
+    start = "worker_functions.complain must return; got a worker process that died with SIGABRT. "
+    assert str(found[1]) == f"{start}It wrote: loc: error: failed to legalize 'tf.Foo'"
+    assert str(found[2]).endswith("What it wrote last is in the log.")
+    assert str(found[3]) == f"{start}It wrote: {'e' * 300}"
+    written = capfd.readouterr().err
+    for words in ("an earlier error\n", "failed to legalize 'tf.Foo'\na note\n\n", "only a note\n"):
+        assert written.count(words) == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        ("", ""),
+        ("one\ntwo\n", "two"),
+        ("terminate called after throwing 'std::x'\n  what():  no such op\nmore\n", "what():  no such op"),
+        (
+            "F0000 Check failed: a == b\n*** Check failure stack trace: ***\n    @  0x7f main",
+            "F0000 Check failed: a == b",
+        ),
+        ("why\nFatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n  File x", "why"),
+        ("LLVM ERROR: out\nPLEASE submit a bug report\nStack dump:\n0.\n #0 0x1 llvm", "LLVM ERROR: out"),
+        ("progress 1\rprogress 2\r", "progress 2"),
+    ],
+)
+def test_last_words_are_the_line_that_says_why(errors: str, reason: str) -> None:
+    assert worker.last_words(errors) == reason
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_processes": 0}, "num_processes must be at least 1; got 0."),
+        ({"timeout_seconds": 0.0}, "timeout_seconds must be more than 0; got 0.0."),
+        ({"timeout_seconds": math.nan}, "timeout_seconds must be more than 0; got nan."),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        worker.run_each(
+            "worker_functions.same", [{}], **{"num_processes": 1, "timeout_seconds": 1.0} | options
+        )
+
+
+def test_closing_early_leaves_no_process_no_file_and_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    before = os.listdir("/proc/self/fd")
+    notes = [tmp_path / f"note-{n}" for n in range(2)]
+    jobs: list[dict[str, Any]] = [
+        {"number": 1},
+        *({"number": 2, "note": str(note)} for note in notes),
+        {"number": 3},
+    ]
+    found = worker.run_each("worker_functions.square", jobs, num_processes=3, timeout_seconds=60)
+    next(found)
+    assert wait_for(lambda: all(note.exists() for note in notes))
+    begin = time.monotonic()
+    found.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - begin < 2
+    assert not any(is_alive(int(note.read_text())) for note in notes)
+    assert os.listdir("/proc/self/fd") == before
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+PARENT_OF_MANY = """
+import sys
+sys.path.insert(0, {functions!r})
+from tfx_mobile.common import worker
+jobs = [{{"note": note}} for note in {notes!r}]
+try:
+    for _ in worker.run_each("worker_functions.wait", jobs, num_processes=len(jobs), timeout_seconds=100):
+        pass
+except KeyboardInterrupt:
+    raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 7)]
+)
+def test_all_processes_end_when_their_parent_does(
+    functions: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    notes = [tmp_path / f"note-{n}" for n in range(2)]
+    (tmp_path / "tmp").mkdir()
+    program = PARENT_OF_MANY.format(functions=str(functions), notes=[str(note) for note in notes])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    )
+    try:
+        assert wait_for(lambda: all(note.exists() for note in notes))
+        children = [int(note.read_text()) for note in notes]
+        parent.send_signal(number)
+        assert parent.wait(20) == code
+        assert wait_for(lambda: not any(is_alive(child) for child in children), 5.0)
+        assert wait_for(lambda: not list((tmp_path / "tmp").iterdir()), 2.0)
+    finally:
+        parent.kill()
+        parent.wait()
