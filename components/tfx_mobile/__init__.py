@@ -63,7 +63,7 @@ _NAMES = {
     "pruning_trainer.context": ("BuildContext",),
     "pruning_trainer.keras_export": ("load_model",),
     "quantizer.component": ("Quantizer",),
-    "quantizer.config": ("Mode",),
+    "quantizer.config": ("Mode", "ModeSet", "Quantization", "Runtime"),
     "registry.client": ("Client",),
     "registry.store": ("Registry",),
     "registry_pusher.component": ("RegistryPusher",),

@@ -20,7 +20,7 @@ def write(folder: Path) -> CandidateSet:
     path.write_bytes(CONTENT)
     good = Candidate("s0-float32", "s0", "float32", 0.0, sha256=hashlib.sha256(CONTENT).hexdigest())
     failed = Candidate("s75-int8", "s75", "int8", 0.75, failure="op Foo does not convert")
-    found = CandidateSet((good, failed), "s0-float32", raw_inputs=True, calibration={"rows": "10"})
+    found = CandidateSet((good, failed), "s0-float32", raw_inputs=True, calibration=None)
     found.write(folder)
     return found
 

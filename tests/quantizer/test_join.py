@@ -116,7 +116,7 @@ def test_an_input_of_another_type_is_refused(parts: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"no flatbuffer at all " * 9])
 def test_what_is_no_tflite_file_is_refused(parts: dict[str, bytes], content: bytes) -> None:
-    with pytest.raises(DataError, match=re.escape("A file to join must be a TFLite file; got ")):
+    with pytest.raises(DataError, match=re.escape("A TFLite file must have the identifier 'TFL3'; got ")):
         join(parts["front"], content)
 
 

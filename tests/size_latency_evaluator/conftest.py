@@ -43,7 +43,7 @@ class TinyFiles:
                     gz_size_bytes=gz_size_bytes(content),
                 )
             )
-        CandidateSet(tuple(found), reference, raw_inputs=True, calibration={}).write(folder)
+        CandidateSet(tuple(found), reference, raw_inputs=True, calibration=None).write(folder)
         return folder
 
 

@@ -208,7 +208,7 @@ def test_without_a_reference_that_runs_relative_gates_let_nothing_through(
 
 def test_no_file_at_all_is_not_blessed_and_an_override_does_not_help(tiny: Any, tmp_path: Path) -> None:
     failed = Candidate("s0-int8", "s0", "int8", 0.0, failure="The converter refused op 'X'.")
-    CandidateSet((failed,), "s0-float32", True, {}).write(tmp_path)
+    CandidateSet((failed,), "s0-float32", True, None).write(tmp_path)
     config = EvaluatorConfig("fare", (EASY,), latency=QUICK, override=Override("Ada", "now", "2026-01-31"))
 
     found = measure.evaluate(tmp_path, config, reader(tiny))

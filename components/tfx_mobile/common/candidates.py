@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfx_mobile.common import files, jsonable
+from tfx_mobile.common.calibration import Calibration
 from tfx_mobile.common.errors import DataError
 
 MANIFEST = "candidates.json"
@@ -59,13 +60,13 @@ class CandidateSet(jsonable.Settings):
       candidates: In ladder order, then in mode order; failed ones included.
       reference: Name of the dense float32 candidate, which always competes.
       raw_inputs: True when the files take raw features, False when they take transformed ones.
-      calibration: How the representative rows were drawn (rows, seed, sha256); empty when none were.
+      calibration: How the representative rows were drawn, and what they hold; None when there were none.
     """
 
     candidates: tuple[Candidate, ...]
     reference: str
     raw_inputs: bool
-    calibration: dict[str, str]
+    calibration: Calibration | None
 
     def usable(self) -> tuple[Candidate, ...]:
         """Returns the candidates that have a proven file."""

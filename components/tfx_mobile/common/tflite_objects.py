@@ -21,7 +21,9 @@ def read(content: bytes) -> Any:
       DataError: It is no TFLite file.
     """
     if content[4:8] != _IDENTIFIER:
-        raise DataError(f"A TFLite file must have the identifier 'TFL3'; got {len(content)} bytes without it.")
+        raise DataError(
+            f"A TFLite file must have the identifier 'TFL3'; got {len(content)} bytes without it."
+        )
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for buffer in model.buffers:
         if buffer.data is None and buffer.offset > 1:  # 0 and 1 stand for none

@@ -4,7 +4,6 @@ import dataclasses
 import enum
 import math
 from collections.abc import Iterable, Sequence
-from typing import Union
 
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.jsonable import Settings
@@ -45,8 +44,8 @@ class Quantization(Settings):
 
     Attributes:
       mode: How weights and activations are stored.
-      sparse: Zeros are left out of the file (TFLite's sparse encoding): fewer bytes unpacked, and faster where
-        blocks of 1x4 or 1x16 were pruned; gzip makes dense zeros smaller still.
+      sparse: Zeros are left out of the file (TFLite's sparse encoding): fewer bytes unpacked, and faster
+        where blocks of 1x4 or 1x16 were pruned; gzip makes dense zeros smaller still.
       weight_bits: Weights stay bytes, but only 2**weight_bits - 1 different values occur, zero among them: as
         small a download as packed weights of so many bits, for every op and runtime. 3 to 8.
       block_size: Weights of so many inputs share a scale, for INT4; 0 is one scale for each output.
@@ -76,7 +75,9 @@ class Quantization(Settings):
         if not 3 <= self.weight_bits <= MAX_WEIGHT_BITS:
             raise ConfigError(f"weight_bits must be between 3 and 8; got {self.weight_bits}.")
         if self.weight_bits < MAX_WEIGHT_BITS and self.mode not in _BYTE_MODES:
-            raise ConfigError(f"weight_bits is for weights stored as bytes ({_named(_BYTE_MODES)}); got {mode}.")
+            raise ConfigError(
+                f"weight_bits is for weights stored as bytes ({_named(_BYTE_MODES)}); got {mode}."
+            )
         if self.block_size not in (0, *BLOCK_SIZES):
             raise ConfigError(
                 f"block_size must be 0 or one of {', '.join(map(str, BLOCK_SIZES))}; got {self.block_size}."
@@ -167,7 +168,7 @@ _SETS: dict[ModeSet, tuple[Quantization, ...]] = {
     ),
 }
 
-Modes = Union[ModeSet, str, Iterable[Union[Mode, Quantization]]]
+Modes = ModeSet | str | Iterable[Mode | Quantization]
 
 
 def quantizations(modes: Modes) -> tuple[Quantization, ...]:

@@ -45,7 +45,11 @@ def make_candidate(
       DataError: It cannot be converted, loses zeros, does not run, or cannot be written.
     """
     made = _make(
-        _read(shared), _opened(model), Rung.from_dict(rung), Quantization.from_dict(quantization), Path(folder)
+        _read(shared),
+        _opened(model),
+        Rung.from_dict(rung),
+        Quantization.from_dict(quantization),
+        Path(folder),
     )
     return made.to_dict()
 
@@ -158,6 +162,6 @@ def _write(path: Path, content: bytes) -> None:
         files.write_atomically(path, content)
     except OSError as error:
         raise DataError(
-            f"{len(content)} bytes must be written to {path}; {error.strerror}. Candidates that are there stay: "
-            "make room and run again."
+            f"{len(content)} bytes must be written to {path}; {error.strerror}. Candidates that are there "
+            "stay: make room and run again."
         ) from error

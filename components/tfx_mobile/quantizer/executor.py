@@ -1,8 +1,7 @@
-"""Do(): unpack, convert each rung in each mode, prove each file, write them."""
+"""Do(): unpack, prepare what candidates share, make them side by side, write the manifest."""
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,12 @@ from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
-from tfx_mobile.common import candidates as candidates_io
-from tfx_mobile.common import examples as examples_io
-from tfx_mobile.common import files, ladder, tflite_weights
+from tfx_mobile.common import ladder
 from tfx_mobile.common.artifacts import serving_folder, split_pattern
 from tfx_mobile.common.candidates import Candidate, CandidateSet
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.common.interpreter import TFLiteModel
-from tfx_mobile.quantizer import core, tflite
-from tfx_mobile.quantizer.config import Mode, QuantizerConfig
-from tfx_mobile.quantizer.join import join
-
-_READ_ROWS = 4096
+from tfx_mobile.quantizer import calibration, making, preparation, tflite
+from tfx_mobile.quantizer.config import Inputs, QuantizerConfig
 
 
 class Executor(base_executor.BaseExecutor):
@@ -38,121 +31,70 @@ class Executor(base_executor.BaseExecutor):
         """Converts, proves and writes; see Quantizer."""
         self._log_startup(input_dict, output_dict, exec_properties)
         config = QuantizerConfig.from_json(exec_properties["config"])
-        graph = input_dict.get("transform_graph")
+        graph = input_dict.get("transform_graph") if config.inputs is Inputs.RAW else None
         transform_output = tft.TFTransformOutput(artifact_utils.get_single_uri(graph)) if graph else None
-        patterns = split_pattern(input_dict["examples"], config.calibration_split)
+        examples = input_dict["examples"]
         folder = Path(artifact_utils.get_single_uri(output_dict["candidates"]))
+        rungs = _rungs(input_dict)
+        tasks = making.plan(rungs, config)
+        first = tflite.load(tasks[0].model)
+        making.check_exclusions(tasks, first.kernels())
 
-        made: list[Candidate] = []
-        source: _Source | None = None
-        for rung, model_folder in _rungs(input_dict):
-            if not config.modes_of(rung.twin):
-                logging.warning(
-                    "Rung %s is trained for int8, which is not among modes: no candidate", rung.name
-                )
-                continue
-            predictor = tflite.load(model_folder)
-            source = source or _Source.of(predictor, transform_output, patterns, config)
-            made += _convert_rung(predictor, source, rung, config, folder)
-        if source is None:
-            raise DataError("A ladder must have at least one rung; got none.")
-        reference = made[0]
-        if reference.failure:
-            raise DataError(
-                "The dense float32 model must convert, because everything is compared with it; "
-                f"{reference.failure}."
+        shared, manifest = preparation.prepare(
+            first.features,
+            transform_output,
+            split_pattern(examples, config.calibration_split),
+            _evaluation_pattern(examples, config.evaluation_split),
+            config,
+        )
+        with tempfile.TemporaryDirectory(prefix="tfx-mobile-quantizer-") as work:
+            path = Path(work, "shared")
+            shared.write(path)
+            made = making.make(tasks, path, folder, config, _Report(len(tasks)))
+            stability = making.scale_stability(tasks, path, config)
+        if stability is not None:
+            manifest = calibration.with_stability(manifest, stability, config.max_scale_change)
+        for warning in manifest.warnings:
+            logging.warning("%s", warning)
+        CandidateSet(made, made[0].name, transform_output is not None, manifest).write(folder)
+
+
+@dataclasses.dataclass
+class _Report:
+    """Logs each candidate as it is finished."""
+
+    num_tasks: int
+    num_finished: int = 0
+
+    def __call__(self, candidate: Candidate) -> None:
+        self.num_finished += 1
+        of = f"{self.num_finished} of {self.num_tasks}"
+        if candidate.failure:
+            logging.warning("Candidate %s (%s) does not count: %s", candidate.name, of, candidate.failure)
+        else:
+            logging.info(
+                "Candidate %s (%s): %d bytes, %d after gzip, largest difference %g",
+                candidate.name,
+                of,
+                candidate.size_bytes,
+                candidate.gz_size_bytes,
+                candidate.max_abs_error,
             )
-        calibration = {
-            "split": config.calibration_split,
-            "rows": str(len(next(iter(source.rows.values())))),
-            "seed": str(config.seed),
-            "sha256": core.fingerprint(source.rows),
-        }
-        CandidateSet(tuple(made), reference.name, transform_output is not None, calibration).write(folder)
 
 
-def _rungs(input_dict: dict[str, list[types.Artifact]]) -> Iterator[tuple[ladder.Rung, Path]]:
-    """Yields each rung and its SavedModel; a single model is a ladder of one."""
-    if input_dict.get("models"):
-        folder = Path(artifact_utils.get_single_uri(input_dict["models"]))
-        for rung in ladder.read(folder).rungs:
-            yield rung, folder / rung.name
-    else:
+def _rungs(input_dict: dict[str, list[types.Artifact]]) -> list[tuple[ladder.Rung, Path]]:
+    """Returns each rung and its SavedModel; a single model is a ladder of one."""
+    if not input_dict.get("models"):
         model = artifact_utils.get_single_instance(input_dict["model"])
-        yield ladder.Rung("model", 0.0, (), 0, {}), serving_folder(model)
+        return [(ladder.Rung("model", 0.0, (), 0, {}), serving_folder(model))]
+    folder = Path(artifact_utils.get_single_uri(input_dict["models"]))
+    found = [(rung, folder / rung.name) for rung in ladder.read(folder).rungs]
+    if not found:
+        raise DataError("A ladder must have at least one rung; got none. Look at the trainer's log.")
+    return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """What all rungs share: preprocessing and representative rows.
-
-    Attributes:
-      front: TFLite file of the preprocessing; None when the file is to take transformed features.
-      rows: What the file will be given.
-      inputs: What the model behind the preprocessing is given for the same rows.
-    """
-
-    front: bytes | None
-    rows: dict[str, Any]
-    inputs: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        predictor: tflite.Predictor,
-        transform_output: tft.TFTransformOutput | None,
-        patterns: list[str],
-        config: QuantizerConfig,
-    ) -> "_Source":
-        preprocessing = (
-            tflite.Preprocessing(transform_output, list(predictor.features)) if transform_output else None
-        )
-        features = preprocessing.features if preprocessing else predictor.features
-        batches = examples_io.read_batches(patterns, batch_size=_READ_ROWS)
-        columns = (examples_io.to_columns(batch, features) for batch in batches)
-        rows = core.draw_rows(columns, config.calibration_rows, config.seed)
-        if not rows or not len(next(iter(rows.values()))):
-            raise DataError(
-                f"Calibration needs at least one row in split {config.calibration_split!r}; got none."
-            )
-        if preprocessing is None:
-            return cls(None, rows, rows)
-        return cls(preprocessing.convert(), rows, preprocessing.apply(rows))
-
-
-def _convert_rung(
-    predictor: tflite.Predictor,
-    source: _Source,
-    rung: ladder.Rung,
-    config: QuantizerConfig,
-    folder: Path,
-) -> Iterator[Candidate]:
-    wanted = predictor.apply(source.inputs)
-    pruned = [layer.weight for layer in rung.layers if layer.num_zeros]
-    aware = rung.twin is ladder.Twin.QUANTIZATION_AWARE
-    for mode in config.modes_of(rung.twin):
-        name = f"{rung.name}-{mode.value}"
-        blank = Candidate(
-            name=name, rung=rung.name, mode=mode.value, sparsity_fraction=rung.sparsity_fraction
-        )
-        try:
-            model = predictor.convert(mode, source.inputs, quantization_aware=aware)
-            tflite_weights.check(model, predictor.weights(pruned), rung.name)
-            content = join(source.front, model) if source.front else model
-            got = TFLiteModel(content).predict(source.rows)
-        except DataError as error:
-            logging.warning("Candidate %s does not count: %s", name, error)
-            yield dataclasses.replace(blank, failure=str(error))
-            continue
-        difference = core.compare(got, wanted, exact=mode is Mode.FLOAT32)
-        files.write_atomically(candidates_io.model_path(folder, name), content)
-        logging.info("Candidate %s: %d bytes, largest difference %g", name, len(content), difference.max_abs)
-        yield dataclasses.replace(
-            blank,
-            failure=difference.failure,
-            sha256=hashlib.sha256(content).hexdigest(),
-            size_bytes=len(content),
-            gz_size_bytes=candidates_io.gz_size_bytes(content),
-            max_abs_error=difference.max_abs,
-            mean_abs_error=difference.mean_abs,
-        )
+def _evaluation_pattern(examples: list[types.Artifact], split: str) -> list[str] | None:
+    """Returns the file patterns of the evaluation split; None when there is none."""
+    known = {name for one in examples for name in artifact_utils.decode_split_names(one.split_names)}
+    return split_pattern(examples, split) if split in known else None

@@ -6,7 +6,7 @@ Decides the order and what a failure is called; conversion.py makes a single one
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tfx_mobile.common import worker
 from tfx_mobile.common.candidates import Candidate
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import Rung
-from tfx_mobile.quantizer import calibration
+from tfx_mobile.quantizer import calibration, mixed
 from tfx_mobile.quantizer.calibration import Scale
 from tfx_mobile.quantizer.config import Mode, Quantization, QuantizerConfig
 
@@ -49,6 +49,21 @@ def plan(rungs: Sequence[tuple[Rung, Path]], config: QuantizerConfig) -> list[Ta
         for rung, model in rungs
         for quantization in config.quantizations_of(rung.twin)
     ]
+
+
+def check_exclusions(tasks: Sequence[Task], kernels: Iterable[str]) -> None:
+    """Refuses patterns of `exclude` that name no layer, before anything is converted.
+
+    Args:
+      tasks: From `plan`.
+      kernels: Names of the model's weights, '<layer>/<weight>'.
+
+    Raises:
+      DataError: A pattern names no layer.
+    """
+    layers = dict.fromkeys(mixed.layer_of(name) for name in kernels)
+    for task in tasks:
+        mixed.matching(layers, task.quantization.exclude)
 
 
 def make(

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt  # before ai_edge_quantizer, which takes it for granted
-
 from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.common import candidates, tflite_objects, tflite_weights
@@ -105,7 +104,9 @@ def quantize(
     try:
         with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
             # One batch: its ranges are the extremes of all rows, where several are averaged.
-            ranges = made.calibrate({SIGNATURE: [dict(rows)]}, num_threads=1) if made.need_calibration else None
+            ranges = (
+                made.calibrate({SIGNATURE: [dict(rows)]}, num_threads=1) if made.need_calibration else None
+            )
             found = bytes(made.quantize(ranges).quantized_model or b"")
     except (ValueError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"ai-edge-quantizer refuses: {' '.join(str(error).split())[:300]}") from error
@@ -177,12 +178,13 @@ def leave_worst_in_float(
             return made, f"in float32: {', '.join(kept) or 'no layer'}"
     raise DataError(
         f"The file must be at most {quantization.max_gz_ratio:g} of the float32 file's gz size; got "
-        f"{size_bytes / candidates.gz_size_bytes(content):.3g} with no layer kept in float32. Raise max_gz_ratio."
+        f"{size_bytes / candidates.gz_size_bytes(content):.3g} with no layer kept in float32. Raise "
+        "max_gz_ratio."
     )
 
 
 def _only(output: str) -> str:
-    return f"(^|;){re.escape(output)};?$"
+    return f"(^|;){re.escape(output)};*$"
 
 
 def _users(subgraph: Any, tensor: int) -> list[str]:

@@ -124,7 +124,8 @@ class Predictor(tf.Module):
         """Returns the TFLite file as TensorFlow's converter makes it.
 
         Args:
-          quantization: Mode, sparse encoding and types of inputs and outputs; the rest is not the converter's.
+          quantization: Mode, sparse encoding and types of inputs and outputs; the rest is not the
+            converter's.
           calibration: Rows of inputs that give int8 its ranges.
           quantization_aware: The model was trained for int8 and has its own ranges.
           integer_inputs: `integer_io` means the inputs too.
