@@ -203,6 +203,19 @@ def last_words(errors: str) -> str:
     return (speaking or lines or [""])[-1][:_REASON_LENGTH]
 
 
+def describe_end(code: int) -> str:
+    """Returns how a process ended, for example 'ended with code 3' or 'died with SIGSEGV'.
+
+    Args:
+      code: Its exit code; minus a signal's number for one that was killed.
+    """
+    if code >= 0:
+        return f"ended with code {code}"
+    with contextlib.suppress(ValueError):
+        return f"died with {signal.Signals(-code).name}"
+    return f"died with signal {-code}"
+
+
 def _run_each(
     left: collections.deque[tuple[int, str]], num_processes: int, start: Callable[[], "_Process"]
 ) -> Iterator[tuple[int, Any | Exception]]:
@@ -346,7 +359,9 @@ class _Process:
         """Waits until a process that has no job ends by itself."""
         code = self._end_within(self._timeout_seconds)
         if code != 0 and not self._is_lost:
-            _LOGGER.warning("The worker of %s %s after it was done.", self._settings["function"], _end(code))
+            _LOGGER.warning(
+                "The worker of %s %s after it was done.", self._settings["function"], describe_end(code)
+            )
 
     def terminate(self) -> None:
         self._process.terminate()
@@ -394,7 +409,8 @@ class _Process:
             advice = (
                 f"Memory may be the reason ({known}): smaller batches and a smaller cache need less. {advice}"
             )
-        return f"{self._settings['function']} must return; got a worker process that {_end(code)}. {advice}"
+        how = describe_end(code)
+        return f"{self._settings['function']} must return; got a worker process that {how}. {advice}"
 
     def _error(self, result: Mapping[str, str]) -> Exception:
         function, limit = self._settings["function"], self._settings["max_memory_mib"]
@@ -493,11 +509,3 @@ def _limit_memory(limit_bytes: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     soft = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _end(code: int) -> str:
-    if code >= 0:
-        return f"ended with code {code}"
-    with contextlib.suppress(ValueError):
-        return f"died with {signal.Signals(-code).name}"
-    return f"died with signal {-code}"

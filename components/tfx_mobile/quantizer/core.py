@@ -94,7 +94,12 @@ def judged(wanted: FloatArray, num_sampled: int) -> npt.NDArray[np.bool_]:
     return np.asarray(found)
 
 
-def compare_kernels(one: FloatArray, other: FloatArray, wanted: FloatArray) -> str:
+def compare_kernels(
+    one: FloatArray,
+    other: FloatArray,
+    wanted: FloatArray,
+    names: tuple[str, str] = ("the default kernels", "the reference kernels"),
+) -> str:
     """Says whether two implementations of the ops compute the same file, as far as quantisation lets them.
 
     Both are within their own error of the Keras model, so that they may be twice the smaller error apart; a
@@ -102,9 +107,10 @@ def compare_kernels(one: FloatArray, other: FloatArray, wanted: FloatArray) -> s
     returns a constant, or something else, is off by about that whole deviation.
 
     Args:
-      one: Predictions of the default kernels, shape (rows, outputs), finite.
-      other: Of the reference kernels, likewise.
+      one: Predictions of one of them, shape (rows, outputs), finite.
+      other: Of the other, likewise.
       wanted: Of the Keras model, likewise.
+      names: What the two are called.
 
     Returns:
       What is wrong, or the empty string.
@@ -116,8 +122,8 @@ def compare_kernels(one: FloatArray, other: FloatArray, wanted: FloatArray) -> s
     if gap <= 2.0 * error + KERNEL_SHARE * deviation + _rounding(wanted):
         return ""
     return (
-        f"computes something else with the default kernels than with the reference kernels: {gap:g} apart on "
-        f"average, where the better of them is {error:g} from the Keras model"
+        f"computes something else with {names[0]} than with {names[1]}: {gap:g} apart on average, more than "
+        f"quantisation excuses"
     )
 
 
