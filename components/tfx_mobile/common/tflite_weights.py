@@ -137,7 +137,7 @@ def _places(content: bytes, kernels: Mapping[str, Array]) -> dict[str, _Parts]:
 
 
 def _fewest_zeros(parts: _Parts) -> int | None:
-    """Returns the zeros of a kernel, where it has fewest if it is there more than once; None when it is not."""
+    """Returns the zeros of a kernel, where it has fewest if it is there twice; None when it is not there."""
     return sum(min(_num_zeros(one.values) for one in part) for part in parts) if parts else None
 
 
