@@ -6,7 +6,7 @@ Knows neither how a candidate is made (quantizer) nor how good it is (size_laten
 
 import gzip
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfx_mobile.common import files, jsonable
@@ -34,6 +34,7 @@ class Candidate(jsonable.Settings):
       mean_abs_error: Mean difference likewise.
       max_abs_error_boundary: Largest difference on made-up rows at the edges of the features, label units.
       top1_agreement: Share of the check rows where both name the same class; None for one output.
+      runs_on: By name of another runtime that it was run on, the largest difference from ours, label units.
       note: What the author should know, for example the op that keeps part of the graph in float.
     """
 
@@ -49,6 +50,7 @@ class Candidate(jsonable.Settings):
     mean_abs_error: float | None = None
     max_abs_error_boundary: float | None = None
     top1_agreement: float | None = None
+    runs_on: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
 

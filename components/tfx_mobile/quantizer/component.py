@@ -19,6 +19,7 @@ from tfx_mobile.quantizer.config import (
     quantizations,
 )
 from tfx_mobile.quantizer.executor import Executor
+from tfx_mobile.quantizer.runtimes import check_runtime
 
 
 class QuantizerSpec(types.ComponentSpec):
@@ -134,6 +135,8 @@ class Quantizer(base_component.BaseComponent):
             units=dict(units or {}),
             licence=licence,
         )
+        for runtime in config.runtimes:
+            check_runtime(runtime)
         super().__init__(
             spec=QuantizerSpec(
                 examples=examples,

@@ -210,15 +210,20 @@ class Inputs(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Runtime(Settings):
-    """Another runtime that every candidate must run on.
+    """Another TFLite runtime that every candidate must run on.
 
     Attributes:
-      name: For messages, for example 'tflite-runtime 2.14'.
-      python: The Python of an environment that has tflite_runtime, ai_edge_litert or tensorflow.
+      name: What reports call it, for example 'tflite-runtime 2.14'.
+      python: Python interpreter of an environment with NumPy and one of tflite_runtime, ai_edge_litert and
+        tensorflow: a path, or a name on the PATH.
     """
 
     name: str
     python: str
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or not self.python.strip():
+            raise ConfigError(f"A runtime must have a name and a python; got {self.name!r}, {self.python!r}.")
 
 
 @dataclasses.dataclass(frozen=True)

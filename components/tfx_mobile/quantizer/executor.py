@@ -51,6 +51,7 @@ class Executor(base_executor.BaseExecutor):
             path = Path(work, "shared")
             shared.write(path)
             made = making.make(tasks, path, folder, config, _Report(len(tasks)))
+            made = making.check_runtimes(made, shared.rows, shared.num_sampled, folder, config)
             stability = making.scale_stability(tasks, path, config)
         if stability is not None:
             manifest = calibration.with_stability(manifest, stability, config.max_scale_change)

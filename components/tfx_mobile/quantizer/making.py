@@ -6,17 +6,23 @@ Decides the order and what a failure is called; conversion.py makes a single one
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from tfx_mobile.common import worker
-from tfx_mobile.common.candidates import Candidate
+from tfx_mobile.common.candidates import Candidate, model_path
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.interpreter import TFLiteModel
 from tfx_mobile.common.ladder import Rung
-from tfx_mobile.quantizer import calibration, mixed
+from tfx_mobile.quantizer import calibration, mixed, runtimes
 from tfx_mobile.quantizer.calibration import Scale
 from tfx_mobile.quantizer.config import Mode, Quantization, QuantizerConfig
+
+Columns = Mapping[str, npt.NDArray[Any]]
 
 _CONVERSION = "tfx_mobile.quantizer.conversion"
 _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -112,10 +118,7 @@ def make(
                 else Candidate.from_dict(outcome)
             )
             if position == 0 and candidate.failure:
-                raise DataError(
-                    "The dense float32 model must convert, because everything is compared with it; "
-                    f"{candidate.failure}."
-                )
+                raise DataError(_reference_needed(candidate.failure))
             found[position] = candidate
             finished(candidate)
     return tuple(found[i] for i in range(len(tasks)))
@@ -146,6 +149,45 @@ def scale_stability(
                 return None
             halves.append({name: Scale(**scale) for name, scale in outcome.items()})
     return calibration.compare_scales(*halves)
+
+
+def check_runtimes(
+    made: Sequence[Candidate], rows: Columns, num_sampled: int, folder: Path, config: QuantizerConfig
+) -> tuple[Candidate, ...]:
+    """Runs the candidates on the other runtimes; one that does not run there does not count any more.
+
+    Args:
+      made: From `make`.
+      rows: What the files take, by name: representative rows, then rows at the edges.
+      num_sampled: How many of them are representative.
+      folder: Of the candidates.
+      config: Of the run.
+
+    Raises:
+      ConfigError: There is no such interpreter, or none of the runtimes can be imported there.
+      DataError: The first candidate does not run: everything is compared with it.
+    """
+    found = {candidate.name: candidate for candidate in made}
+    for runtime in config.runtimes:
+        files = {name: model_path(folder, name) for name, one in found.items() if not one.failure}
+        ours = {name: TFLiteModel(path).predict(rows) for name, path in files.items()}
+        outcomes = runtimes.runs_on(
+            runtime, files, rows, ours, num_sampled=num_sampled, timeout_seconds=config.timeout_seconds
+        )
+        for name, outcome in outcomes.items():
+            if not outcome.failure:
+                ran_on = {**found[name].runs_on, runtime.name: outcome.max_abs or 0.0}
+                found[name] = dataclasses.replace(found[name], runs_on=ran_on)
+                continue
+            if name == made[0].name:
+                raise DataError(_reference_needed(outcome.failure))
+            files[name].unlink()
+            found[name] = dataclasses.replace(found[name], failure=outcome.failure)
+    return tuple(found.values())
+
+
+def _reference_needed(failure: str) -> str:
+    return f"The dense float32 model must convert and run, because everything is compared with it; {failure}."
 
 
 def _failed(task: Task, error: Exception) -> Candidate:

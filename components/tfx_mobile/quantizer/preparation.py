@@ -14,7 +14,8 @@ import tensorflow_transform as tft
 
 from tfx_mobile.common import examples as examples_io
 from tfx_mobile.common.calibration import Calibration
-from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata
+from tfx_mobile.common.errors import ConfigError
+from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata, Vocabulary
 from tfx_mobile.quantizer import calibration
 from tfx_mobile.quantizer.boundary import boundary_rows
 from tfx_mobile.quantizer.config import QuantizerConfig
@@ -37,7 +38,6 @@ class Shared:
       inputs: What the model behind the preprocessing is given for them.
       num_sampled: How many of the rows are representative ones.
       metadata: What is written into each file.
-      vocabularies: By transformed feature, the values in the order of their indices.
       allow_select_tf_ops: See QuantizerConfig; so the next.
       strip: Likewise.
     """
@@ -47,7 +47,6 @@ class Shared:
     inputs: dict[str, npt.NDArray[Any]]
     num_sampled: int
     metadata: ModelMetadata
-    vocabularies: dict[str, list[str]]
     allow_select_tf_ops: bool
     strip: bool
 
@@ -119,24 +118,12 @@ def prepare(
         missing=missing,
         max_scale_change=config.max_scale_change,
     )
-    units = _units(transform_output) | config.units
-    metadata = ModelMetadata(
-        name=config.model_name,
-        version=config.model_version,
-        licence=config.licence,
-        label=config.label.name,
-        label_unit=config.label.unit,
-        inputs=tuple(
-            Feature(name, np.dtype(dtype).name, units.get(name, "")) for name, (dtype, _) in features.items()
-        ),
-    )
     shared = Shared(
         front=content,
         rows=rows,
         inputs=inputs,
         num_sampled=sample.num_rows,
-        metadata=metadata,
-        vocabularies=front.vocabularies if front else {},
+        metadata=_metadata(features, missing, front.vocabularies if front else {}, transform_output, config),
         allow_select_tf_ops=config.allow_select_tf_ops,
         strip=config.strip,
     )
@@ -145,6 +132,47 @@ def prepare(
 
 def _batches(patterns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     return examples_io.read_batches(patterns, batch_size=_READ_ROWS)
+
+
+def _metadata(
+    features: Features,
+    missing: Mapping[str, Any],
+    vocabularies: Mapping[str, Sequence[str]],
+    transform_output: tft.TFTransformOutput | None,
+    config: QuantizerConfig,
+) -> ModelMetadata:
+    units = _units(transform_output) | config.units
+    if unknown := sorted(set(config.units) - set(features)):
+        raise ConfigError(
+            f"units must be of features that the files take; {', '.join(unknown)} is not among "
+            f"{', '.join(sorted(features))}."
+        )
+    return ModelMetadata(
+        name=config.model_name,
+        version=config.model_version,
+        license=config.licence,
+        label=Feature(config.label.name, "float32", config.label.unit),
+        inputs=tuple(
+            Feature(
+                name,
+                "string" if np.dtype(dtype).kind in "SUO" else np.dtype(dtype).name,
+                units.get(name, ""),
+                missing=_marker(missing[name]) if name in missing else None,
+            )
+            for name, (dtype, _) in sorted(features.items())
+        ),
+        vocabularies={
+            name: Vocabulary.of([value.encode() for value in values])
+            for name, values in sorted(vocabularies.items())
+        },
+    )
+
+
+def _marker(value: Any) -> str | float:
+    """Returns a marker of missing values as JSON has it: there is no NaN."""
+    if isinstance(value, (bytes, str)):
+        return ""
+    return float(value) if np.isfinite(value) else "NaN"
 
 
 def _units(transform_output: tft.TFTransformOutput | None) -> dict[str, str]:

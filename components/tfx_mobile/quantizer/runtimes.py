@@ -19,34 +19,16 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
-from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.worker import describe_end, last_words
 from tfx_mobile.quantizer import core, runtime_probe
+from tfx_mobile.quantizer.config import Runtime
 from tfx_mobile.quantizer.core import FloatArray
 
 _START_SECONDS = 300.0  # TensorFlow's import, cold
 _REASON_LENGTH = 300
 _NO_VERSION = re.compile(r"Didn't find op for builtin opcode '(\w+)' version '(\d+)'")
 _NO_OP = re.compile(r"Op builtin_code out of range: (\d+)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Runtime(jsonable.Settings):
-    """A TFLite runtime that files have to run on.
-
-    Attributes:
-      name: What reports call it, for example 'tflite-runtime 2.14'.
-      python: Python interpreter of an environment with NumPy and one of tflite_runtime, ai_edge_litert and
-        tensorflow: a path, or a name on the PATH.
-    """
-
-    name: str
-    python: str
-
-    def __post_init__(self) -> None:
-        if not self.name.strip() or not self.python.strip():
-            raise ConfigError(f"A runtime must have a name and a python; got {self.name!r}, {self.python!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
