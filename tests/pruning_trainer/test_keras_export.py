@@ -313,6 +313,27 @@ def test_a_file_that_keras_did_not_write_is_refused(tmp_path: Path) -> None:
         keras_export.load_model(str(tmp_path))
 
 
+def test_a_model_trained_for_int8_is_read_back_with_its_author_s_classes(tmp_path: Path) -> None:
+    import tf_keras
+
+    from tfx_mobile.pruning_trainer import keras_export, keras_quantization
+
+    class Own(tf_keras.layers.Dense):  # type: ignore[misc]
+        pass
+
+    given = tf_keras.Input((3,), name="x")
+    config = QuantizationAware(quantize_configs={"out": "quantize_configs.FourBits"})
+    made = keras_quantization.quantization_aware(
+        tf_keras.Model({"x": given}, Own(4, name="out")(given)), config
+    )
+    row = {"x": np.array([[0.5, -1.0, 2.0]], np.float32)}
+    keras_quantization.calibrate(made, [row])
+    made = keras_quantization.strip(made)
+    keras_export.save(made, None, "", str(tmp_path / "m"))
+    found = keras_export.read_back(made, str(tmp_path / "m"))
+    np.testing.assert_array_equal(found.predict(row, verbose=0), made.predict(row, verbose=0))
+
+
 def test_a_model_trained_for_int8_comes_back_by_itself(tmp_path: Path) -> None:
     import tf_keras
 

@@ -167,7 +167,7 @@ def strip(model: tf_keras.Model) -> tf_keras.Model:
       Uncompiled; computes the same, quantised, and can be saved, loaded and converted.
     """
     with scope(selection.own_classes(model)):
-        stripped = tf_keras.models.clone_model(model)
+        stripped = tf_keras.models.clone_model(model, clone_function=_clone)
     for old, new in zip(model.layers, stripped.layers, strict=True):
         values = {variable.name: variable.numpy() for variable in old.weights}
         if len(values) == len(old.weights) and {variable.name for variable in new.weights} <= set(values):
@@ -175,6 +175,17 @@ def strip(model: tf_keras.Model) -> tf_keras.Model:
         else:  # a model inside the model, or a layer that numbers its weights
             new.set_weights(old.get_weights())
     return stripped
+
+
+def _clone(layer: Any) -> Any:
+    """Returns a layer like this one; a wrapped one is not built yet, as it is not when it is loaded.
+
+    A wrapper that is built around a built layer has its weights twice in a file.
+    """
+    config = layer.get_config()
+    if _is_wrapper(layer):
+        config["layer"].pop("build_config", None)
+    return type(layer).from_config(config)
 
 
 @contextlib.contextmanager
