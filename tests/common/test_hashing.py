@@ -97,6 +97,16 @@ def test_a_feature_without_values_is_as_one_that_is_not_there(empty: Any) -> Non
     )
 
 
+def test_values_behind_a_null_do_not_count() -> None:
+    offsets, valid = np.array([0, 1, 2], np.int32), np.array([0b10], np.uint8)
+    buffers = [pa.py_buffer(valid.tobytes()), pa.py_buffer(offsets.tobytes())]
+    values = pa.array([5.0, 6.0], pa.float32())
+    hidden = pa.ListArray.from_buffers(TYPES["x"], 2, buffers, children=[values])
+    assert hidden.to_pylist() == [None, [6.0]]
+    wanted = row_hashes(batch([{"x": None}, {"x": [6.0]}], "x"), 1)
+    assert row_hashes(pa.record_batch([hidden], ["x"]), 1).tolist() == wanted.tolist()
+
+
 def test_a_slice_and_large_lists_have_the_hashes_of_their_rows() -> None:
     wanted = row_hashes(batch(ROWS), 3).tolist()
     assert row_hashes(batch(ROWS).slice(2, 3), 3).tolist() == wanted[2:5]

@@ -180,6 +180,13 @@ def test_too_few_rows_outside_the_evaluation_split_are_a_warning() -> None:
     )
 
 
+def test_duplicates_that_could_be_replaced_are_no_warning() -> None:
+    found = draw(range(20), range(10), num_rows=8)
+    assert found.num_rows == 8
+    assert found.duplicates_replaced > 0
+    assert calibration.describe(found, {"id": found.rows["x"]}).warnings == ()
+
+
 # ------------------------------------------------------------------------------------------------ manifest
 
 
@@ -330,11 +337,11 @@ def test_a_change_beyond_the_limit_is_said_in_words() -> None:
     found = calibration.compare_scales(first, second)
     assert calibration.stability_warnings(found, 0.35, "activation") == [
         "The range of activation 'dense_1/Relu' differs by 40% between two halves of the calibration rows; "
-        "use more calibration_rows."
+        "use more calibration_rows, or clip outliers in preprocessing_fn."
     ]
     assert calibration.stability_warnings(found, 0.25, "activation") == [
         "The range of activation 'dense_1/Relu' differs by 40% (and of 1 more by over 25%) between two "
-        "halves of the calibration rows; use more calibration_rows."
+        "halves of the calibration rows; use more calibration_rows, or clip outliers in preprocessing_fn."
     ]
     assert calibration.stability_warnings(found, 0.41, "activation") == []
 
@@ -344,7 +351,7 @@ def test_a_manifest_warns_of_an_input_whose_range_is_one_rows() -> None:
     found = calibration.describe(sample({"x": x}), {"x": x})
     assert found.warnings == (
         "The range of input 'x' differs by 78% between two halves of the calibration rows; use more "
-        "calibration_rows.",
+        "calibration_rows, or clip outliers in preprocessing_fn.",
     )
     added = calibration.with_stability(
         found, calibration.compare_scales({"a": Scale(1.0, 0)}, {"a": Scale(0.5, 0)}), 0.25
