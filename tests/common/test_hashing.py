@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfx_mobile.common.hashing import mix, row_hashes
@@ -76,6 +76,7 @@ def test_rows_that_differ_have_other_hashes() -> None:
     assert len(set(row_hashes(batch(ROWS), 1).tolist())) == len(ROWS)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.permutations(range(len(ROWS))), st.integers(1, len(ROWS)), st.permutations("xns"))
 def test_order_batches_and_order_of_features_change_no_hash(order: Any, size: int, names: Any) -> None:
     wanted = row_hashes(batch(ROWS), 7)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfx_mobile.common.errors import DataError
@@ -93,6 +93,7 @@ def test_equal_rows_come_once_also_if_they_hold_nan() -> None:
     assert len(boundary_rows({"s": texts(b"", b"")}, {"s": b""})["s"]) == 3
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 1000))
 def test_every_smallest_and_largest_value_is_in_a_drawn_row_while_there_are_few(
     num_rows: int, num_features: int, seed: int

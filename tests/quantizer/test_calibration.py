@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -56,6 +56,7 @@ def draw(rows: Any, evaluation: Any = None, num_rows: int = 5, seed: int = 1, si
 # --------------------------------------------------------------------------------------------------- draws
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.permutations(range(40)), st.integers(1, 50), st.integers(0, 3), st.integers(1, 15))
 def test_neither_order_nor_batches_nor_repetitions_change_a_sample(
     order: Any, size: int, repeated: int, num_rows: int
@@ -134,10 +135,9 @@ def test_a_split_without_rows_is_refused(rows: Any) -> None:
 # --------------------------------------------------------------------------------------- evaluation split
 
 
-@given(st.sets(st.integers(0, 39), max_size=20), st.integers(1, 10), st.integers(1, 20))
-def test_rows_of_the_evaluation_split_are_as_if_they_were_not_there(
-    evaluation: Any, num_rows: int, size: int
-) -> None:
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.integers(0, 39), max_size=20), st.integers(1, 20))
+def test_rows_of_the_evaluation_split_are_as_if_they_were_not_there(evaluation: Any, size: int) -> None:
     found = draw(range(40), [*evaluation, 77], num_rows=10, size=size)
     wanted = draw(set(range(40)) - evaluation, num_rows=10)
     assert found.rows["x"].tolist() == wanted.rows["x"].tolist()
@@ -265,6 +265,7 @@ def test_files_have_their_sizes_and_hashes_by_path(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- stability
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 30))
 def test_halves_are_disjoint_and_whole(num_rows: int) -> None:
     rows = draw(range(30), num_rows=num_rows).rows
