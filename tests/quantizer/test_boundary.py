@@ -68,7 +68,7 @@ def test_what_is_missing_or_not_finite_is_no_smallest_or_largest_value() -> None
         "never": np.full(5, np.nan, np.float32),
     }
     found = boundary_rows(rows, {"n": LOWEST})
-    # Rows 1 (x largest, n smallest), 2 (n largest), 3 (x smallest); all at the smallest, at the largest, missing.
+    # Rows 1 (x largest, n smallest), 2 (n largest), 3 (x smallest); then all smallest, all largest, missing.
     np.testing.assert_array_equal(found["x"], np.array([3, np.inf, -2, -2, 3, np.nan], np.float32))
     assert found["n"].tolist() == [5, 6, LOWEST, 5, 6, LOWEST]
     assert np.isnan(found["never"]).all()
@@ -134,6 +134,9 @@ def test_no_rows_are_refused(rows: Any) -> None:
 
 
 def test_a_missing_value_of_another_feature_is_refused() -> None:
-    message = "A value that stands for a missing one must be of a feature that the rows have; 'z' is not among x, y."
+    message = (
+        "A value that stands for a missing one must be of a feature that the rows have; 'z' is not among "
+        "x, y."
+    )
     with pytest.raises(DataError, match=re.escape(message)):
         boundary_rows({"y": np.zeros(1), "x": np.zeros(1)}, {"x": 0, "z": 0})
