@@ -74,10 +74,12 @@ def test_what_is_missing_or_not_finite_is_no_smallest_or_largest_value() -> None
     assert np.isnan(found["never"]).all()
 
 
-def test_a_feature_that_is_always_missing_asks_for_no_row() -> None:
-    rows = {"x": np.array([2.0, 1.0, 3.0]), "n": np.full(3, LOWEST)}
-    # Rows 1 and 2; the rows at the smallest and at the largest are like them; row 0 with n missing.
-    assert boundary_rows(rows, {"n": LOWEST})["x"].tolist() == [1, 3, 2]
+def test_a_feature_without_finite_values_asks_for_no_row() -> None:
+    rows = {"x": np.array([2.0, 1.0, 3.0]), "wild": np.array([np.inf, -np.inf, -np.inf])}
+    # Rows 1 and 2, and row 0 with x at its smallest and at its largest value.
+    found = boundary_rows(rows, {})
+    assert found["x"].tolist() == [1, 3, 1, 3]
+    assert found["wild"].tolist() == [-np.inf, -np.inf, np.inf, np.inf]
 
 
 def test_a_missing_value_is_made_for_the_named_features_alone() -> None:
