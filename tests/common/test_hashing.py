@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfx_mobile.common.hashing import mix, row_hashes
@@ -76,6 +76,7 @@ def test_rows_that_differ_have_other_hashes() -> None:
     assert len(set(row_hashes(batch(ROWS), 1).tolist())) == len(ROWS)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.permutations(range(len(ROWS))), st.integers(1, len(ROWS)), st.permutations("xns"))
 def test_order_batches_and_order_of_features_change_no_hash(order: Any, size: int, names: Any) -> None:
     wanted = row_hashes(batch(ROWS), 7)
@@ -95,6 +96,16 @@ def test_a_feature_without_values_is_as_one_that_is_not_there(empty: Any) -> Non
     assert row_hashes(pa.record_batch(arrays, ["x", "n", "s"]), 1).tolist() == (
         row_hashes(batch(rows), 1).tolist()
     )
+
+
+def test_values_behind_a_null_do_not_count() -> None:
+    offsets, valid = np.array([0, 1, 2], np.int32), np.array([0b10], np.uint8)
+    buffers = [pa.py_buffer(valid.tobytes()), pa.py_buffer(offsets.tobytes())]
+    values = pa.array([5.0, 6.0], pa.float32())
+    hidden = pa.ListArray.from_buffers(TYPES["x"], 2, buffers, children=[values])
+    assert hidden.to_pylist() == [None, [6.0]]
+    wanted = row_hashes(batch([{"x": None}, {"x": [6.0]}], "x"), 1)
+    assert row_hashes(pa.record_batch([hidden], ["x"]), 1).tolist() == wanted.tolist()
 
 
 def test_a_slice_and_large_lists_have_the_hashes_of_their_rows() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfx_mobile.common.errors import DataError
@@ -68,10 +68,18 @@ def test_what_is_missing_or_not_finite_is_no_smallest_or_largest_value() -> None
         "never": np.full(5, np.nan, np.float32),
     }
     found = boundary_rows(rows, {"n": LOWEST})
-    # Rows 1 (x largest, n smallest), 2 (n largest), 3 (x smallest); all at the smallest, at the largest, missing.
+    # Rows 1 (x largest, n smallest), 2 (n largest), 3 (x smallest); then all smallest, all largest, missing.
     np.testing.assert_array_equal(found["x"], np.array([3, np.inf, -2, -2, 3, np.nan], np.float32))
     assert found["n"].tolist() == [5, 6, LOWEST, 5, 6, LOWEST]
     assert np.isnan(found["never"]).all()
+
+
+def test_a_feature_without_finite_values_asks_for_no_row() -> None:
+    rows = {"x": np.array([2.0, 1.0, 3.0]), "wild": np.array([np.inf, -np.inf, -np.inf])}
+    # Rows 1 and 2, and row 0 with x at its smallest and at its largest value.
+    found = boundary_rows(rows, {})
+    assert found["x"].tolist() == [1, 3, 1, 3]
+    assert found["wild"].tolist() == [-np.inf, -np.inf, np.inf, np.inf]
 
 
 def test_a_missing_value_is_made_for_the_named_features_alone() -> None:
@@ -93,6 +101,7 @@ def test_equal_rows_come_once_also_if_they_hold_nan() -> None:
     assert len(boundary_rows({"s": texts(b"", b"")}, {"s": b""})["s"]) == 3
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 1000))
 def test_every_smallest_and_largest_value_is_in_a_drawn_row_while_there_are_few(
     num_rows: int, num_features: int, seed: int
@@ -133,6 +142,9 @@ def test_no_rows_are_refused(rows: Any) -> None:
 
 
 def test_a_missing_value_of_another_feature_is_refused() -> None:
-    message = "A value that stands for a missing one must be of a feature that the rows have; 'z' is not among x, y."
+    message = (
+        "A value that stands for a missing one must be of a feature that the rows have; 'z' is not among "
+        "x, y."
+    )
     with pytest.raises(DataError, match=re.escape(message)):
         boundary_rows({"y": np.zeros(1), "x": np.zeros(1)}, {"x": 0, "z": 0})

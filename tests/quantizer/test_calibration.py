@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -56,6 +56,7 @@ def draw(rows: Any, evaluation: Any = None, num_rows: int = 5, seed: int = 1, si
 # --------------------------------------------------------------------------------------------------- draws
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.permutations(range(40)), st.integers(1, 50), st.integers(0, 3), st.integers(1, 15))
 def test_neither_order_nor_batches_nor_repetitions_change_a_sample(
     order: Any, size: int, repeated: int, num_rows: int
@@ -134,10 +135,9 @@ def test_a_split_without_rows_is_refused(rows: Any) -> None:
 # --------------------------------------------------------------------------------------- evaluation split
 
 
-@given(st.sets(st.integers(0, 39), max_size=20), st.integers(1, 10), st.integers(1, 20))
-def test_rows_of_the_evaluation_split_are_as_if_they_were_not_there(
-    evaluation: Any, num_rows: int, size: int
-) -> None:
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.integers(0, 39), max_size=20), st.integers(1, 20))
+def test_rows_of_the_evaluation_split_are_as_if_they_were_not_there(evaluation: Any, size: int) -> None:
     found = draw(range(40), [*evaluation, 77], num_rows=10, size=size)
     wanted = draw(set(range(40)) - evaluation, num_rows=10)
     assert found.rows["x"].tolist() == wanted.rows["x"].tolist()
@@ -178,6 +178,13 @@ def test_too_few_rows_outside_the_evaluation_split_are_a_warning() -> None:
         "There is only one calibration row: the ranges of int8 are arbitrary; use more rows.",
         "Only 1 of 4 calibration rows could be drawn: 7 others of split 'train' are in split 'eval' too.",
     )
+
+
+def test_duplicates_that_could_be_replaced_are_no_warning() -> None:
+    found = draw(range(20), range(10), num_rows=8)
+    assert found.num_rows == 8
+    assert found.duplicates_replaced > 0
+    assert calibration.describe(found, {"id": found.rows["x"]}).warnings == ()
 
 
 # ------------------------------------------------------------------------------------------------ manifest
@@ -258,6 +265,7 @@ def test_files_have_their_sizes_and_hashes_by_path(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- stability
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 30))
 def test_halves_are_disjoint_and_whole(num_rows: int) -> None:
     rows = draw(range(30), num_rows=num_rows).rows
@@ -330,11 +338,11 @@ def test_a_change_beyond_the_limit_is_said_in_words() -> None:
     found = calibration.compare_scales(first, second)
     assert calibration.stability_warnings(found, 0.35, "activation") == [
         "The range of activation 'dense_1/Relu' differs by 40% between two halves of the calibration rows; "
-        "use more calibration_rows."
+        "use more calibration_rows, or clip outliers in preprocessing_fn."
     ]
     assert calibration.stability_warnings(found, 0.25, "activation") == [
         "The range of activation 'dense_1/Relu' differs by 40% (and of 1 more by over 25%) between two "
-        "halves of the calibration rows; use more calibration_rows."
+        "halves of the calibration rows; use more calibration_rows, or clip outliers in preprocessing_fn."
     ]
     assert calibration.stability_warnings(found, 0.41, "activation") == []
 
@@ -344,7 +352,7 @@ def test_a_manifest_warns_of_an_input_whose_range_is_one_rows() -> None:
     found = calibration.describe(sample({"x": x}), {"x": x})
     assert found.warnings == (
         "The range of input 'x' differs by 78% between two halves of the calibration rows; use more "
-        "calibration_rows.",
+        "calibration_rows, or clip outliers in preprocessing_fn.",
     )
     added = calibration.with_stability(
         found, calibration.compare_scales({"a": Scale(1.0, 0)}, {"a": Scale(0.5, 0)}), 0.25

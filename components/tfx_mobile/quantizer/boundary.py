@@ -87,11 +87,11 @@ class _Edges:
             is_known &= values != marker
         ends, holds = [], []
         for rank in (np.argmin, np.argmax):
-            # a position's first known value stands in for those that are not known, and is no extreme
+            # a position's first known value, or the first of all, stands in for those that are not known
             stand_in = np.take_along_axis(values, is_known.argmax(axis=0, keepdims=True), axis=0)
             known = np.where(is_known, values, stand_in)
             end = np.take_along_axis(known, rank(known, axis=0, keepdims=True), axis=0)
-            ends.append(np.where(is_known.any(axis=0), end, values[:1]))
+            ends.append(end)
             holds.append((is_known & (values == end)).reshape(len(values), -1))
         return cls(ends[0], ends[1], np.concatenate(holds, axis=1))
 

@@ -317,7 +317,7 @@ def stability_warnings(stability: ScaleStability, max_scale_change: float, what:
     others = f" (and of {worse - 1} more by over {max_scale_change:.0%})" if worse > 1 else ""
     return [
         f"The range of {what} {stability.tensor!r} differs by {stability.max_change:.0%}{others} between two "
-        "halves of the calibration rows; use more calibration_rows."
+        "halves of the calibration rows; use more calibration_rows, or clip outliers in preprocessing_fn."
     ]
 
 
