@@ -125,8 +125,8 @@ def test_a_comparison_needs_a_sampled_row(num_sampled: int) -> None:
 
 
 def test_top_1_agreement_is_the_share_of_sampled_rows_with_the_same_class() -> None:
-    wanted = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4], [0.5, 0.1], [0.0, 1.0]], np.float32)
-    got = np.array([[0.4, 0.6], [0.2, 0.8], [0.9, 0.1], [0.3, 0.2], [1.0, 0.0]], np.float32)
+    wanted = np.array([[0, 1, 2], [9, 2, 1], [6, 4, 5], [5, 1, 0], [0, 3, 1]], np.float32)  # 2, 0, 0, 0, 1
+    got = np.array([[1, 0, 4], [8, 1, 2], [4, 1, 5], [3, 0, 2], [4, 0, 3]], np.float32)  # 2, 0, 2, 0, 0
     assert core.compare(got, wanted, exact=False, num_sampled=4).top1_agreement == 0.75
     assert core.compare(got, wanted, exact=False).top1_agreement == 0.6
 

@@ -65,6 +65,14 @@ def files(rows: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dic
     )
     module = tf.Module()
     module.table = tf.lookup.StaticHashTable(pairs, -1)
+    module.num_calls = tf.Variable(0.0)
+
+    def remembers(x: Any) -> Any:
+        before = module.num_calls.read_value()
+        with tf.control_dependencies([module.num_calls.assign(before + 1.0)]):
+            return x[:, :1] + tf.nn.relu(before - 1.0)  # the third call is the first to show it
+
+    functions["remembers"] = remembers
     functions["lookup"] = lambda name: tf.cast(module.table.lookup(name)[:, None], tf.float32)
     number = tf.TensorSpec([None, WIDTH], tf.float32, name="x")
     text = tf.TensorSpec([None], tf.string, name="name")
@@ -72,9 +80,10 @@ def files(rows: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dic
     def convert(name: str, mode: str, sparse: bool) -> bytes:
         spec = text if name == "lookup" else number
         function = tf.function(functions[name], input_signature=[spec], autograph=False)
-        owner = module if name == "lookup" else tf.Module()
+        owner = module if name in ("lookup", "remembers") else tf.Module()
         tf.saved_model.save(owner, str(folder / name), signatures={"serving_default": function})
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / name))
+        converter.experimental_enable_resource_variables = name == "remembers"
         if mode != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if sparse:
@@ -169,6 +178,12 @@ def test_a_file_of_other_outputs_at_batch_1_does_not_count(files: dict[str, byte
     assert found.failure == "returns 2 values at batch 1 and 1 at batch 8"
 
 
+def test_a_file_that_remembers_what_it_was_given_does_not_count(files: dict[str, bytes]) -> None:
+    x = np.ones((1, WIDTH), np.float32)
+    found = proof.prove(files["remembers"], {"x": x}, x[:, :1], exact=True)
+    assert found.failure == "predicts by 1 otherwise at batch 1 once it has run at batch 1"
+
+
 @pytest.mark.parametrize("kernels", list(Kernels))
 def test_kernels_that_disagree_do_not_count(
     files: dict[str, bytes], rows: dict[str, Any], wanted: Any, kernels: Kernels
@@ -205,9 +220,12 @@ def test_the_reference_kernels_give_the_same_bits_at_every_batch_size(
 ) -> None:
     exact = mode == "float32"
     assert proof.prove(files[mode], rows, wanted, exact=exact, others=tuple(Kernels)).failure == ""
-    model = proof._OtherModel(files["adds_the_batch_size"], Kernels.REFERENCE)
-    failure = proof._check_batches(model, rows, model.predict(rows), 0.0)
+    got, content = wanted + NUM_ROWS, files["adds_the_batch_size"]
+    failure = proof._check_kernels(
+        content, Kernels.REFERENCE, rows, got, got, exact=exact, num_sampled=NUM_ROWS, allowed=1000.0
+    )
     assert failure.startswith("predicts row 0 at batch 1 by 99")
+    assert failure.endswith("otherwise than at batch 100 (with the reference kernels)")
 
 
 def test_a_file_of_ops_that_the_kernels_lack_does_not_count_with_them(files: dict[str, bytes]) -> None:
