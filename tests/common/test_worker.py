@@ -596,6 +596,10 @@ def test_each_job_is_told_its_own_last_words(capfd: pytest.CaptureFixture[str]) 
         ),
         ("why\nFatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n  File x", "why"),
         ("LLVM ERROR: out\nPLEASE submit a bug report\nStack dump:\n0.\n #0 0x1 llvm", "LLVM ERROR: out"),
+        (
+            "INFO: Created a delegate\n2026-11-21 18:15:42.664: I cc/loader.cc:317] No error\nI0000 x",
+            "",
+        ),
         ("progress 1\rprogress 2\r", "progress 2"),
     ],
 )

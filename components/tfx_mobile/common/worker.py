@@ -59,6 +59,9 @@ _START = (
 )
 _KINDS = {kind.__name__: kind for kind in (ConfigError, DataError, RegistryError)}
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError")  # Python and NumPy; TensorFlow
+_NO_REASON = re.compile(
+    r"#\d+ |@ +0x|\*\*\*|Stack dump|PLEASE |INFO: |I\d{4} |[\d:. -]+ I "
+)  # stacks, information
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -189,7 +192,7 @@ def last_words(errors: str) -> str:
     """Returns the line of a process's standard error that most likely says why it died; '' if none does.
 
     That is the last line that speaks of an error, or else the last one at all; what Python's fault handler
-    and LLVM add after it (stacks) does not count.
+    and LLVM add after it (stacks) does not count, nor does what TensorFlow logs as information.
 
     Args:
       errors: What it wrote.
@@ -198,7 +201,7 @@ def last_words(errors: str) -> str:
       One line, at most 300 characters.
     """
     lines = [line.strip() for line in re.split(r"[\r\n]+", errors.partition("Fatal Python error:")[0])]
-    lines = [line for line in lines if line and not re.match(r"#\d+ |@ +0x|\*\*\*|Stack dump|PLEASE ", line)]
+    lines = [line for line in lines if line and not _NO_REASON.match(line)]
     speaking = [line for line in lines if re.search(r"error|fail|fatal|abort|assert|what\(\)", line, re.I)]
     return (speaking or lines or [""])[-1][:_REASON_LENGTH]
 

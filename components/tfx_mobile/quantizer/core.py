@@ -98,7 +98,7 @@ def compare_kernels(
     one: FloatArray,
     other: FloatArray,
     wanted: FloatArray,
-    names: tuple[str, str] = ("the default kernels", "the reference kernels"),
+    names: tuple[str, str],
 ) -> str:
     """Says whether two implementations of the ops compute the same file, as far as quantisation lets them.
 

@@ -6,7 +6,8 @@ the caller runs this in a worker process. Imports neither TFX nor TensorFlow; th
 """
 
 import dataclasses
-from collections.abc import Mapping
+import enum
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,26 @@ from tfx_mobile.quantizer.core import Difference, FloatArray
 
 Columns = Mapping[str, npt.NDArray[Any]]
 _NUM_SINGLE_ROWS = 3
-_NUM_REFERENCE_ROWS = 64  # reference kernels take 10 to 100 times as long
+_NUM_OTHER_ROWS = 64  # reference kernels take 10 to 100 times as long
+
+
+class Kernels(enum.Enum):
+    """Implementations of the ops beside the default ones, which are XNNPACK's where it has the op.
+
+    WITHOUT_XNNPACK is what runs where an app leaves XNNPACK out. REFERENCE says what each op means, in plain
+    loops; it lacks some ops (hash tables), and no phone runs it.
+
+    Source: `OpResolverType` in LiteRT's interpreter.py.
+    """
+
+    WITHOUT_XNNPACK = "kernels without XNNPACK"
+    REFERENCE = "reference kernels"
+
+
+_RESOLVERS = {
+    Kernels.WITHOUT_XNNPACK: litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    Kernels.REFERENCE: litert.OpResolverType.BUILTIN_REF,
+}
 
 
 def prove(
@@ -31,7 +51,7 @@ def prove(
     exact: bool,
     classes: bool = False,
     num_sampled: int | None = None,
-    reference: bool = True,
+    others: Sequence[Kernels] = (Kernels.WITHOUT_XNNPACK,),
 ) -> Difference:
     """Loads a file, runs it in several ways, and compares it with the Keras model.
 
@@ -39,9 +59,9 @@ def prove(
     2. A few rows at batch 1, then all rows again, on the same interpreter: the same predictions up to float32
        rounding and, where the file is quantised, up to its largest difference from the Keras model (a sum
        that rounds to the next step elsewhere).
-    3. The reference kernels on the first 64 sampled rows and the boundary rows: `core.compare` again, the
-       same bits at batch 1, and no more than quantisation away from the default kernels (see
-       `core.compare_kernels`).
+    3. Each of the other kernels on the first 64 sampled rows and the boundary rows: `core.compare` and step 2
+       again (for the reference kernels batch 1 has the same bits), and no more than quantisation away from
+       the default kernels: see `core.compare_kernels`.
 
     Args:
       content: The TFLite file.
@@ -50,7 +70,7 @@ def prove(
       exact: Whether the file must agree to float32 rounding, that is, is neither quantised nor float16.
       classes: As for `core.compare`.
       num_sampled: Likewise: the rows from this one on are boundary rows.
-      reference: False leaves out step 3, for a file that only the default kernels are meant to run.
+      others: Kernels of step 3; none for a file that only the default ones are meant to run.
 
     Returns:
       The difference of step 1; its failure is the first one of all steps.
@@ -71,41 +91,52 @@ def prove(
         edge = found.max_abs_boundary or 0.0
         allowed += 0.0 if exact else max(found.max_abs, edge)
         failure = _check_batches(model, rows, got, allowed)
-        if not failure and reference:
-            part = np.r_[: min(count, _NUM_REFERENCE_ROWS), count : len(wanted)]
-            rows = {name: values[part] for name, values in rows.items()}
-            failure = _check_reference(
-                content, rows, got[part], wanted[part], exact, len(part) - len(wanted) + count
+        part = np.r_[: min(count, _NUM_OTHER_ROWS), count : len(wanted)]
+        rows, got, wanted = {name: values[part] for name, values in rows.items()}, got[part], wanted[part]
+        count = min(count, _NUM_OTHER_ROWS)
+        for kernels in others:
+            failure = failure or _check_kernels(
+                content, kernels, rows, got, wanted, exact=exact, num_sampled=count, allowed=allowed
             )
     except DataError as error:
-        return Difference(0.0, 0.0, str(error))
+        return Difference(0.0, 0.0, _one_line(error))
     return dataclasses.replace(found, failure=failure)
 
 
-class _ReferenceModel(TFLiteModel):
-    """The file, run by the plain kernels that say what each op means: no XNNPACK, no vector instructions."""
+class _OtherModel(TFLiteModel):
+    """The file, run by other kernels than the default ones."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, kernels: Kernels) -> None:
         super().__init__(content)
-        plain = litert.OpResolverType.BUILTIN_REF
         try:
-            self.interpreter = litert.Interpreter(model_content=content, experimental_op_resolver_type=plain)
+            self.interpreter = litert.Interpreter(
+                model_content=content, experimental_op_resolver_type=_RESOLVERS[kernels], num_threads=1
+            )
             self.interpreter.allocate_tensors()
             self._runner = self.interpreter.get_signature_runner(SIGNATURE)
         except (ValueError, RuntimeError) as error:
-            raise DataError(f"The reference kernels refuse the file: {str(error).strip()}") from error
+            raise DataError(f"LiteRT's {kernels.value} refuse the file: {_one_line(error)}") from error
 
 
-def _check_reference(
-    content: bytes, rows: Columns, default: FloatArray, wanted: FloatArray, exact: bool, num_sampled: int
+def _check_kernels(
+    content: bytes,
+    kernels: Kernels,
+    rows: Columns,
+    default: FloatArray,
+    wanted: FloatArray,
+    *,
+    exact: bool,
+    num_sampled: int,
+    allowed: float,
 ) -> str:
-    model = _ReferenceModel(content)
+    model = _OtherModel(content, kernels)
     got = model.predict(rows)
     failure = core.compare(got, wanted, exact=exact, num_sampled=num_sampled).failure
-    failure = failure or _check_batches(model, rows, got, 0.0)
+    failure = failure or _check_batches(model, rows, got, 0.0 if kernels is Kernels.REFERENCE else allowed)
     if failure:
-        return f"with the reference kernels {failure}"
-    return core.compare_kernels(default[:num_sampled], got[:num_sampled], wanted[:num_sampled])
+        return f"{failure} (with the {kernels.value})"
+    sampled, names = slice(num_sampled), ("the default kernels", f"the {kernels.value}")
+    return core.compare_kernels(default[sampled], got[sampled], wanted[sampled], names)
 
 
 def _check_batches(model: TFLiteModel, rows: Columns, together: FloatArray, allowed: float) -> str:
@@ -128,3 +159,7 @@ def _check_batches(model: TFLiteModel, rows: Columns, together: FloatArray, allo
 
 def _gap(one: FloatArray, other: FloatArray) -> float:
     return float(np.abs(one.astype(np.float64) - other).max())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
