@@ -36,31 +36,42 @@ def read_batches(patterns: Sequence[str], *, batch_size: int) -> Iterator[pa.Rec
                 yield decoder.DecodeBatch(batch.tolist())
 
 
-def to_columns(batch: pa.RecordBatch, features: Mapping[str, tuple[Any, tuple[int, ...]]]) -> Columns:
+def to_columns(
+    batch: pa.RecordBatch,
+    features: Mapping[str, tuple[Any, tuple[int, ...]]],
+    missing: Mapping[str, Any] | None = None,
+) -> Columns:
     """Returns the named features of a batch as dense arrays.
-
-    A value that is missing becomes 0 or the empty string, as in TFT's own examples; a phone does the same.
 
     Args:
       batch: Rows from `read_batches`.
       features: By name, the NumPy dtype (np.bytes_ for strings) and the shape of one row.
+      missing: By name, the value that stands for a missing one; a feature that is not named may not be
+        missing. Without it, 0 or the empty string stands for any, as in TFT's own examples.
 
     Returns:
       By name, shape (rows, *row_shape); strings as object arrays of bytes.
 
     Raises:
-      DataError: A row has another number of values than its shape asks for.
+      DataError: A row has another number of values than its shape asks for, or none where it must have.
     """
-    return {name: _dense(batch, name, dtype, shape) for name, (dtype, shape) in features.items()}
+    found = {}
+    for name, (dtype, shape) in features.items():
+        neutral = b"" if np.dtype(dtype).kind in "SUO" else 0
+        filler = neutral if missing is None else missing.get(name)
+        found[name] = _dense(batch, name, dtype, shape, filler)
+    return found
 
 
-def _dense(batch: pa.RecordBatch, name: str, dtype: Any, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def _dense(
+    batch: pa.RecordBatch, name: str, dtype: Any, row_shape: tuple[int, ...], filler: Any
+) -> npt.NDArray[Any]:
     is_string = np.dtype(dtype).kind in "SUO"
     width = math.prod(row_shape)
-    filler: Any = b"" if is_string else 0
     kind: Any = object if is_string else dtype
     position = batch.schema.get_field_index(name)
     if position < 0 or pa.types.is_null(batch.column(position).type):
+        _check_filler(name, filler, batch.num_rows, batch.num_rows)
         return np.full((batch.num_rows, *row_shape), filler, dtype=kind)
     column = batch.column(position)
     if column.null_count:
@@ -77,6 +88,15 @@ def _dense(batch: pa.RecordBatch, name: str, dtype: Any, row_shape: tuple[int, .
     values: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False).astype(kind)
     if all_full:
         return values.reshape(batch.num_rows, *row_shape)
+    _check_filler(name, filler, batch.num_rows - int(is_full.sum()), batch.num_rows)
     dense = np.full((batch.num_rows, *row_shape), filler, dtype=kind)
     dense[is_full] = values.reshape(is_full.sum(), *row_shape)
     return dense
+
+
+def _check_filler(name: str, filler: Any, num_missing: int, num_rows: int) -> None:
+    if filler is None and num_missing:
+        raise DataError(
+            f"Feature {name!r} must have a value in each row; got {num_missing} of {num_rows} rows without. "
+            "Give it a default in the schema, or make it sparse (VarLen) and dense in preprocessing_fn."
+        )

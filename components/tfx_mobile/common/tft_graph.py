@@ -4,7 +4,6 @@ Copying keeps in sight which output needs which raw feature, so that the label a
 left out. Only graphs that TensorFlow 2 exported (TFT's default) are read.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +22,9 @@ class TransformFunction:
     Attributes:
       signature: Raw feature name to its tensor spec, leading batch dimension included.
       trackable: Owner of the graph's tables and files; keep it in the module that copies the graph.
+      outputs: Transformed feature name to its tensor in the graph; sparse tensors as such.
+      graph: The graph that the outputs are in.
+      library: The functions that the graph's branches and loops call, by name.
 
     Raises:
       DataError: The graph was exported by TensorFlow 1 (`force_tf_compat_v1`).
@@ -43,82 +45,61 @@ class TransformFunction:
         self._captures = list(function.captured_inputs)
         self._graph_def = function.graph.as_graph_def()
         self.signature: dict[str, Any] = function.structured_input_signature[0][0]
-        self._structured_outputs = tf.nest.pack_sequence_as(
+        self.outputs: dict[str, Any] = tf.nest.pack_sequence_as(
             function.graph.structured_outputs, function.graph.outputs, expand_composites=True
         )
+        self.graph: tf.Graph = function.graph
+        self.library = {entry.signature.name: entry for entry in self._graph_def.library.function}
 
     @property
     def output_names(self) -> set[str]:
         """Names of the transformed features."""
-        return set(self._structured_outputs)
+        return set(self.outputs)
 
     def needed_inputs(self, outputs: Iterable[str]) -> set[str]:
         """Returns the raw features that the named outputs are computed from."""
+        flat = tf.nest.flatten([self.outputs[name] for name in outputs], expand_composites=True)
+        return self.inputs_of([tensor.op for tensor in flat])
+
+    def inputs_of(self, ops: Iterable[Any]) -> set[str]:
+        """Returns the raw features that some ops of the graph are computed from."""
         owners = {
             tensor.op.name: name
             for name, tensor in zip(self._flat_names(), self._function.inputs, strict=False)
         }
-        waiting = [
-            tensor.op
-            for name in outputs
-            for tensor in tf.nest.flatten(self._structured_outputs[name], expand_composites=True)
-        ]
-        seen = {op.name for op in waiting}
-        while waiting:
-            sources = {tensor.op for tensor in waiting.pop().inputs}
-            waiting += [op for op in sources if op.name not in seen]
-            seen |= {op.name for op in sources}
-        return {owners[name] for name in seen if name in owners}
+        return {owners[op.name] for op in ancestors(ops) if op.name in owners}
 
-    def rebuild_tables(self) -> list[tf.lookup.StaticHashTable]:
-        """Puts tables with the same content, held in constants, in the place of the graph's own.
+    def bind(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the graph's inputs stand for, by tensor name: these features, and the captures.
 
-        TFLite's converter initialises such tables; of a table that was loaded from a SavedModel it loses the
-        initialiser. Returns the tables, for the caller to keep in its module.
+        Args:
+          features: Raw features by name, each as it is nested in `signature`: a tensor's stand-in, or the
+            three of a sparse tensor (indices, values, dense shape).
         """
-        finders = {
-            op.inputs[0].name: op
-            for op in self._function.graph.get_operations()
-            if op.type == "LookupTableFindV2"
+        parts = {
+            name: list(value) if isinstance(value, tuple) else [value] for name, value in features.items()
         }
-        tables = []
-        inner = self._function.graph.internal_captures
-        for position, placeholder in enumerate(inner):
-            if placeholder.name not in finders:
-                continue
-            find = finders[placeholder.name]
-            keys, values = tf.raw_ops.LookupTableExportV2(
-                table_handle=self._captures[position],
-                Tkeys=find.get_attr("Tin"),
-                Tvalues=find.get_attr("Tout"),
-            )
-            initializer = tf.lookup.KeyValueTensorInitializer(
-                keys.numpy(), values.numpy(), keys.dtype, values.dtype
-            )
-            table = tf.lookup.StaticHashTable(initializer, default_value=-1)
-            self._captures[position] = table.resource_handle
-            tables.append(table)
-        return tables
+        names = self._flat_names()
+        bound = {}
+        for name, tensor in zip(names, self._function.inputs, strict=False):
+            if name in parts:
+                bound[tensor.name] = parts[name].pop(0)
+        captures = self._function.inputs[len(names) :]
+        return bound | {t.name: value for t, value in zip(captures, self._captures, strict=True)}
 
-    def copy_into_graph(
-        self, features: Mapping[str, Any], *, one_value_per_row: bool = False
-    ) -> dict[str, Any]:
+    def copy_into_graph(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """Copies the ops into the graph that is being traced and returns the transformed features.
 
         Args:
           features: Every raw feature of `signature`; tensors or sparse tensors.
-          one_value_per_row: Every sparse feature has one value in each row. Making it dense (`tf.sparse.
-            to_dense`) is then to reshape its values, and is copied as that: TFLite has no built-in for
-            strings.
         """
         graph = tf.compat.v1.get_default_graph()
         given = tf.nest.flatten(dict(features), expand_composites=True)
         captured = [graph.capture(tensor) for tensor in self._captures]
         names = [tensor.name for tensor in self._function.inputs]
-        replaced = self._dense_outputs(given) if one_value_per_row else {}
         outputs = tf.graph_util.import_graph_def(
             self._graph_def,
-            input_map=dict(zip(names, [*given, *captured], strict=True)) | replaced,
+            input_map=dict(zip(names, [*given, *captured], strict=True)),
             return_elements=[tensor.name for tensor in self._function.outputs],
             name="transform",
         )
@@ -128,22 +109,6 @@ class TransformFunction:
             tf.nest.pack_sequence_as(self._function.structured_outputs, outputs, expand_composites=True)
         )
 
-    def _dense_outputs(self, given: list[Any]) -> dict[str, Any]:
-        """Returns, for the output of each op that makes a sparse feature dense, what stands in its place."""
-        flat = list(zip(self._function.inputs, given, strict=False))
-        values_of = {
-            indices.name: (values.name, value) for (indices, _), (values, value) in itertools.pairwise(flat)
-        }
-        found = {}
-        for op in self._function.graph.get_operations():
-            if op.type != "SparseToDense":
-                continue
-            indices, values = _without_identities(op.inputs[0]), _without_identities(op.inputs[2])
-            name, value = values_of.get(indices.name, ("", None))
-            if name == values.name:
-                found[op.outputs[0].name] = tf.reshape(value, [-1, 1])
-        return found
-
     def _flat_names(self) -> list[str]:
         return [
             name
@@ -152,7 +117,16 @@ class TransformFunction:
         ]
 
 
-def _without_identities(tensor: Any) -> Any:
-    while tensor.op.type == "Identity":
-        tensor = tensor.op.inputs[0]
-    return tensor
+def ancestors(ops: Iterable[Any]) -> list[Any]:
+    """Returns the ops and all they are computed from, each after its inputs."""
+    found: dict[str, Any] = {}
+    waiting = [(op, False) for op in ops]
+    while waiting:
+        op, inputs_are_there = waiting.pop()
+        if op.name in found:
+            continue
+        if inputs_are_there:
+            found[op.name] = op
+        else:
+            waiting += [(op, True), *((tensor.op, False) for tensor in op.inputs)]
+    return list(found.values())
