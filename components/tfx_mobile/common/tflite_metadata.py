@@ -1,7 +1,8 @@
 """What a TFLite file says about itself: the standard metadata that other tools read, and an entry of our own.
 
 `write` puts both in. The standard entry (names, descriptions, author, licence) is for Android's and
-MediaPipe's metadata extractors and for viewers; ours, `tfx_mobile`, has what the standard has no place for.
+MediaPipe's metadata extractors and for viewers. Ours, `tfx_mobile`, is JSON and has only what the standard
+has no place for: units, missing values, vocabularies, gates. Types are those of the file's tensors.
 Vocabularies are in the file already, as constants of its tables, and are found there by their hash: they are
 not stored twice, and whatever renumbers the tensors does not lose them.
 
@@ -97,12 +98,12 @@ class Vocabulary(jsonable.Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ModelMetadata(jsonable.Settings):
-    """What our entry says, and from which the standard one is made.
+    """What both entries say together.
 
     Attributes:
       name: Of the model, for example 'taxi-fare'.
       version: Of the model; text, since not everybody counts.
-      inputs: All of the file, in any order.
+      inputs: All of the file; the file's order is kept, not this one's.
       label: What is predicted.
       description: One line.
       author: Person or team.
@@ -110,7 +111,6 @@ class ModelMetadata(jsonable.Settings):
       vocabularies: By feature.
       gates: What was measured when the file was chosen, by gate; empty before that.
       pipeline_run: Which run made it; empty when unknown.
-      schema_version: Of this entry.
     """
 
     name: str
@@ -123,12 +123,52 @@ class ModelMetadata(jsonable.Settings):
     vocabularies: dict[str, Vocabulary] = dataclasses.field(default_factory=dict)
     gates: dict[str, float] = dataclasses.field(default_factory=dict)
     pipeline_run: str = ""
-    schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.inputs]
         if len(set(names)) != len(names):
             raise ConfigError(f"inputs must have different names; got {', '.join(names)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry(jsonable.Settings):
+    """What our entry holds: nothing that the file or the standard entry says.
+
+    Attributes:
+      label: In words of its own, since an output may have another name.
+      units: By input; those that have one.
+      missing: By input; those for which there is such a value.
+      vocabularies: See ModelMetadata, as the following.
+      gates: By gate.
+      pipeline_run: Which run.
+      schema_version: Of this entry.
+    """
+
+    label: Feature
+    units: dict[str, str] = dataclasses.field(default_factory=dict)
+    missing: dict[str, str | float] = dataclasses.field(default_factory=dict)
+    vocabularies: dict[str, Vocabulary] = dataclasses.field(default_factory=dict)
+    gates: dict[str, float] = dataclasses.field(default_factory=dict)
+    pipeline_run: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def of(cls, metadata: ModelMetadata) -> "_Entry":
+        return cls(
+            metadata.label,
+            {feature.name: feature.unit for feature in metadata.inputs if feature.unit},
+            {feature.name: feature.missing for feature in metadata.inputs if feature.missing is not None},
+            metadata.vocabularies,
+            metadata.gates,
+            metadata.pipeline_run,
+        )
+
+    def pack(self) -> bytes:
+        """Returns JSON without what is empty, compressed when that is smaller."""
+        values = {key: value for key, value in self.to_dict().items() if value}
+        values["label"] = {key: value for key, value in values["label"].items() if value not in ("", None)}
+        text = jsonable.dumps(values).encode()
+        return min(text, zlib.compress(text, 9), key=len)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,17 +218,19 @@ def write(content: bytes, metadata: ModelMetadata) -> bytes:
         outside its tables.
     """
     model = tflite_file.to_rewrite(content)
-    known = {feature.name for feature in metadata.inputs}
-    if known != (found := set(_signature(model, "inputs").values())):
+    given = {feature.name: feature.dtype for feature in metadata.inputs}
+    found = _input_types(model)
+    if given != found:
         raise DataError(
-            f"Metadata must name the file's inputs, {', '.join(sorted(found))}; "
-            f"got {', '.join(sorted(known))}."
+            f"Metadata must name the file's inputs and their types, {_listed(found)}; got {_listed(given)}."
         )
-    _find_vocabularies(model, metadata)
+    _find_vocabularies(model, metadata.vocabularies)
     model = _with_entry(model, STANDARD_ENTRY, _standard(model, metadata))
-    text = metadata.to_json().encode()
-    packed = zlib.compress(text, 9)
-    return tflite_file.write(_with_entry(model, ENTRY, min(text, packed, key=len)))
+    return tflite_file.write(_with_entry(model, ENTRY, _Entry.of(metadata).pack()))
+
+
+def _listed(types: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({dtype})" for name, dtype in sorted(types.items()))
 
 
 def read(content: bytes) -> ModelMetadata | None:
@@ -212,9 +254,34 @@ def of_model(model: Table) -> ModelMetadata | None:
                 f"The metadata entry {ENTRY!r} must be of schema {SCHEMA_VERSION}; got "
                 f"{value['schema_version']!r}. Update tfx-mobile."
             )
-        return ModelMetadata.from_dict(value)
+        entry = _Entry.from_dict(value)
     except (ConfigError, zlib.error) as error:
         raise DataError(f"The metadata entry {ENTRY!r} must be what tfx-mobile wrote; {error}") from error
+    standard = standard_of_model(model)
+    if standard is None:
+        raise DataError(f"The metadata entry {ENTRY!r} must stand beside {STANDARD_ENTRY!r}; there is none.")
+    described = {tensor.name: tensor.description for tensor in standard.inputs}
+    return ModelMetadata(
+        name=standard.name,
+        version=standard.version,
+        inputs=tuple(
+            Feature(
+                name,
+                dtype,
+                unit := entry.units.get(name, ""),
+                described.get(name, "").removesuffix(f"[{unit}]").rstrip(),
+                entry.missing.get(name),
+            )
+            for name, dtype in _input_types(model).items()
+        ),
+        label=entry.label,
+        description=standard.description,
+        author=standard.author,
+        license=standard.license,
+        vocabularies=entry.vocabularies,
+        gates=entry.gates,
+        pipeline_run=entry.pipeline_run,
+    )
 
 
 def _unpacked(raw: bytes) -> bytes:
@@ -227,16 +294,16 @@ def vocabularies(content: bytes, metadata: ModelMetadata) -> dict[str, tuple[byt
     Raises:
       DataError: It is no TFLite file, or a vocabulary is not in it.
     """
-    return _find_vocabularies(tflite_file.read(content)[0], metadata)
+    return _find_vocabularies(tflite_file.read(content)[0], metadata.vocabularies)
 
 
-def _find_vocabularies(model: Table, metadata: ModelMetadata) -> dict[str, tuple[bytes, ...]]:
+def _find_vocabularies(model: Table, wanted: Mapping[str, Vocabulary]) -> dict[str, tuple[bytes, ...]]:
     held: dict[str, bytes] = {}
-    if metadata.vocabularies:
+    if wanted:
         for data in tflite_file.string_constants(model):
             held[hashlib.sha256(data).hexdigest()] = data
     found = {}
-    for feature, vocabulary in metadata.vocabularies.items():
+    for feature, vocabulary in wanted.items():
         if vocabulary.sha256 not in held:
             raise DataError(
                 f"The vocabulary of {feature!r} must be in the file; none of its {len(held)} string "
@@ -290,18 +357,17 @@ def _description(tensor: Table) -> TensorDescription:
 def _standard(model: Table, metadata: ModelMetadata) -> bytes:
     """Returns the standard entry: tensors in the order of the main subgraph."""
     features = {feature.name: feature for feature in metadata.inputs}
-    inputs, outputs = _signature(model, "inputs"), _signature(model, "outputs")
+    inputs, outputs = (_signature(model, side) for side in ("inputs", "outputs"))
     main = model.get("subgraphs")[0]
     given = [features.get(inputs.get(i, "")) for i in main.get("inputs", np.empty(0)).tolist()]
-    made = [
-        dataclasses.replace(metadata.label, name=outputs.get(i, metadata.label.name))
-        for i in main.get("outputs", np.empty(0)).tolist()
-    ]
+    made = main.get("outputs", np.empty(0)).tolist()
+    # one output is the label; several have their own names
+    labels = [metadata.label] if len(made) == 1 else [Feature(outputs.get(i, ""), "") for i in made]
     subgraph = Table(
         "SubGraphMetadata",
         {
             "input_tensor_metadata": [_tensor(feature) for feature in given],
-            "output_tensor_metadata": [_tensor(feature) for feature in made],
+            "output_tensor_metadata": [_tensor(feature) for feature in labels],
         },
     )
     words = {
@@ -334,6 +400,16 @@ def _signature(model: Table, side: str) -> dict[int, str]:
     if not signatures or not model.get("subgraphs"):
         raise DataError("A file that gets metadata must have a signature; got none. Convert a SavedModel.")
     return {entry.get("tensor_index", 0): _text(entry, "name") for entry in signatures[0].get(side, [])}
+
+
+def _input_types(model: Table) -> dict[str, str]:
+    """Returns the types of the first signature's inputs by name, in the file's order."""
+    names = _signature(model, "inputs")
+    graph = model.get("signature_defs")[0].get("subgraph_index", 0)
+    tensors = model.get("subgraphs")[graph].get("tensors", []) if graph < len(model.get("subgraphs")) else []
+    if names and max(names) >= len(tensors):
+        raise DataError(f"A signature must name tensors; got {max(names)} of {len(tensors)}. It is damaged.")
+    return {name: tflite_file.type_name(tensors[i].get("type", 0)) for i, name in names.items()}
 
 
 def _with_entry(model: Table, name: str, data: bytes) -> Table:
