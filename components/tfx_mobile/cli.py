@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfx_mobile.common.inspection import Inspection, Tensor
     from tfx_mobile.registry.store import Registry
 
-_MAX_PARTS = 12  # of each kind that `inspect` prints; --json has all
+_MAX_PARTS, _MAX_NAME = 8, 60  # of each kind, and letters, that `inspect` prints; --json has all
 
 _Command = Callable[[argparse.Namespace], None]
 
@@ -272,11 +272,23 @@ def _print_metadata(found: "Inspection") -> None:
     if not found.metadata:
         return
     _print_title("metadata", ", ".join(f"{name} ({size:,} bytes)" for name, size in found.metadata.items()))
-    ours, standard = found.model_metadata, found.standard_metadata
-    for metadata in (ours or standard,):
-        if metadata is not None:
-            rows = _flat({key: value for key, value in dataclasses.asdict(metadata).items() if value})
-            _print_table([[f"  {key}", " ".join(value.split())] for key, value in rows])
+    metadata = found.model_metadata or found.standard_metadata
+    if metadata is None:
+        return
+    facts, features = [], []
+    for key, value in dataclasses.asdict(metadata).items():
+        if key in ("inputs", "outputs", "label"):
+            features += [[f"  {key}", *_feature(entry)] for entry in (value if key != "label" else [value])]
+        elif value:
+            facts += _flat(value, key)
+    _print_table([[f"  {key}", " ".join(str(value).split())] for key, value in facts])
+    _print_table(features)
+
+
+def _feature(entry: dict[str, Any]) -> list[str]:
+    missing = entry.get("missing")
+    note = "" if missing is None else f"missing: {missing!r}"
+    return [entry["name"], entry.get("unit", ""), note, entry["description"]]
 
 
 def _print_breakdown(found: "Inspection") -> None:
@@ -286,7 +298,7 @@ def _print_breakdown(found: "Inspection") -> None:
         parts = [part for part in found.breakdown if part.kind == total.kind]
         shown = parts[:_MAX_PARTS] if parts[0].name else []
         for part in (total, *shown):
-            name = part.name or f"({len(parts)})"
+            name = _shortened(part.name) or f"({len(parts)})"
             rows.append([f"  {part.kind}" if part is total else "", name, part.dtype, *_shares(part, found)])
         if left := parts[_MAX_PARTS:]:
             rest = dataclasses.replace(
@@ -296,6 +308,10 @@ def _print_breakdown(found: "Inspection") -> None:
             )
             rows.append(["", f"{len(left)} more", "", *_shares(rest, found)])
     _print_table(rows)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 3]}..."
 
 
 def _shares(part: Any, found: "Inspection") -> list[str]:
@@ -320,7 +336,7 @@ def _tensor(tensor: "Tensor") -> list[str]:
     if tensor.stored_fraction is not None:
         zeros += f", sparse: {tensor.stored_fraction:.1%} stored"
     size = f"{tensor.size_bytes:,}" if tensor.size_bytes else ""
-    return [tensor.name, f"{tensor.dtype}[{shape}]", size, quantization, zeros]
+    return [_shortened(tensor.name), f"{tensor.dtype}[{shape}]", size, quantization, zeros]
 
 
 # Printing
