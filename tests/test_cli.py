@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.common.tflite_files import packed, stranger, table_file
 
 import tfx_mobile
 from tfx_mobile import cli
+from tfx_mobile.common import tflite_metadata
+from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata
 from tfx_mobile.registry.store import Registry
 
 
@@ -63,7 +66,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"tfx-mobile {tfx_mobile.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["registry"], ["nonsense"], ["registry", "list"]])
+@pytest.mark.parametrize("arguments", [[], ["registry"], ["nonsense"], ["registry", "list"], ["inspect"]])
 def test_a_command_that_is_not_whole_shows_its_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,3 +230,70 @@ def test_a_reader_that_has_seen_enough_is_no_error(registry: Registry) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_inspect_shows_what_a_file_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metadata = ModelMetadata(
+        "taxi-fare",
+        "3",
+        (Feature("company", "string", missing="none"), Feature("miles", "float32", "mile")),
+        Feature("fare", "float32", "USD"),
+        license="Apache-2.0",
+    )
+    path = tmp_path / "model.tflite"
+    path.write_bytes(tflite_metadata.write(packed(table_file()), metadata))
+    assert _run("inspect", path) == 0
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    for wanted in (
+        ["signature", "'serving_default'"],
+        ["in", "miles", "float32[1]"],
+        ["out", "y", "float32[1]"],
+        ["ADD", "built-in", "version", "1", "1"],
+        ["inputs", "company", "missing:", "'none'"],
+        ["label", "fare", "USD"],
+        ["license", "Apache-2.0"],
+        ["size", "100.00%", "of", "the", "bytes", "explained"],
+    ):
+        assert wanted in lines
+    assert "weights/one" in out
+    assert "  INDEX" not in out
+
+
+def test_inspect_lists_tensors_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(stranger("face_detection_full_range_sparse"))
+    assert _run("inspect", path, "--tensors") == 0
+    out = capsys.readouterr().out
+    assert "% stored" in out
+    assert max(map(len, out.splitlines())) < 160
+
+
+def test_inspect_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(stranger("alexa"))
+    assert _run("inspect", path, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (
+        sum(part["size_bytes"] for part in found["breakdown"]) == found["size_bytes"] == path.stat().st_size
+    )
+    assert found["explained_fraction"] == 1
+    assert found["conversion"]["optimization"] == "full integer"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "A TFLite file must have TFL3 at byte 4; got b''."),
+        (b"\xff\xff\xff\x7fTFL3" + bytes(100), "The file is cut or damaged."),
+        (None, "FILE must be a file that can be read; "),
+    ],
+)
+def test_inspect_of_what_is_no_tflite_file_is_one_line(
+    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.tflite"
+    if content is not None:
+        path.write_bytes(content)
+    assert _run("inspect", path) == 2
+    assert message in _error(capsys)

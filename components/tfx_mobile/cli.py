@@ -18,7 +18,10 @@ from tfx_mobile import __version__
 from tfx_mobile.common.errors import ConfigError, TfxMobileError
 
 if TYPE_CHECKING:
+    from tfx_mobile.common.inspection import Inspection, Tensor
     from tfx_mobile.registry.store import Registry
+
+_MAX_PARTS, _MAX_NAME = 8, 60  # of each kind, and letters, that `inspect` prints; --json has all
 
 _Command = Callable[[argparse.Namespace], None]
 
@@ -52,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tfx-mobile {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_registry(commands)
+    _add_inspect(commands)
     return parser
 
 
@@ -208,7 +212,138 @@ def _default_cache(location: str) -> Path:
     return home / "tfx-mobile" / "registry" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
+# inspect
+
+
+def _add_inspect(commands: Any) -> None:
+    text = "Show what a TFLite file is made of: signatures, operators, metadata, and where its bytes go."
+    parser = commands.add_parser("inspect", help="show what a TFLite file is made of", description=text)
+    parser.set_defaults(run=_inspect)
+    parser.add_argument("file", type=Path, metavar="FILE", help="any TFLite file")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor, too")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from tfx_mobile.common.inspection import inspect
+
+    try:
+        content = arguments.file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"FILE must be a file that can be read; {arguments.file}: {error.strerror}."
+        ) from error
+    found = inspect(content)
+    if arguments.json:
+        _print_json({"file": str(arguments.file), **found.to_dict()})
+        return
+    facts = {
+        "file": str(arguments.file),
+        "size": f"{found.size_bytes:,} bytes, {found.gz_size_bytes:,} after gzip -9",
+        "needs": f"TensorFlow Lite {found.min_runtime_version}" if found.min_runtime_version else "",
+        "description": found.description,
+        **{f"converter {key}": value for key, value in found.conversion.items()},
+    }
+    _print_table([[key, value] for key, value in facts.items() if value])
+    _print_signatures(found)
+    _print_title("operators", f"{sum(op.count for op in found.operators)} in {found.num_subgraphs} subgraphs")
+    rows = [[f"  {op.name}", op.origin, f"version {op.version}", f"{op.count}"] for op in found.operators]
+    _print_table(rows)
+    _print_metadata(found)
+    if arguments.tensors:
+        _print_title("tensors", f"{len(found.tensors)}")
+        rows = [[f"  {tensor.subgraph}.{tensor.index}", *_tensor(tensor)] for tensor in found.tensors]
+        _print_table([["  INDEX", "NAME", "TYPE", "BYTES", "QUANTISATION", "ZEROS"], *rows])
+    _print_breakdown(found)
+
+
+def _print_signatures(found: "Inspection") -> None:
+    for signature in found.signatures:
+        _print_title("signature", repr(signature.name) if signature.name else "none; its inputs and outputs:")
+        rows = []
+        for side, tensors in (("in", signature.inputs), ("out", signature.outputs)):
+            for name, tensor in tensors.items():
+                _, kind, _, quantization, _ = _tensor(tensor)
+                rows.append([f"  {side}", name, kind, quantization])
+        _print_table(rows)
+
+
+def _print_metadata(found: "Inspection") -> None:
+    if not found.metadata:
+        return
+    _print_title("metadata", ", ".join(f"{name} ({size:,} bytes)" for name, size in found.metadata.items()))
+    metadata = found.model_metadata or found.standard_metadata
+    if metadata is None:
+        return
+    facts, features = [], []
+    for key, value in dataclasses.asdict(metadata).items():
+        if key in ("inputs", "outputs", "label"):
+            features += [[f"  {key}", *_feature(entry)] for entry in (value if key != "label" else [value])]
+        elif value:
+            facts += _flat(value, key)
+    _print_table([[f"  {key}", " ".join(str(value).split())] for key, value in facts])
+    _print_table(features)
+
+
+def _feature(entry: dict[str, Any]) -> list[str]:
+    missing = entry.get("missing")
+    note = "" if missing is None else f"missing: {missing!r}"
+    return [entry["name"], entry.get("unit", ""), note, entry["description"]]
+
+
+def _print_breakdown(found: "Inspection") -> None:
+    _print_title("size", f"{found.explained_fraction:.2%} of the bytes explained")
+    rows = [["  KIND", "NAME", "TYPE", "BYTES", "SHARE", "GZ BYTES", "SHARE"]]
+    for total in found.by_kind():
+        parts = [part for part in found.breakdown if part.kind == total.kind]
+        shown = parts[:_MAX_PARTS] if parts[0].name else []
+        for part in (total, *shown):
+            name = _shortened(part.name) or f"({len(parts)})"
+            rows.append([f"  {part.kind}" if part is total else "", name, part.dtype, *_shares(part, found)])
+        if left := parts[_MAX_PARTS:]:
+            rest = dataclasses.replace(
+                total,
+                size_bytes=sum(part.size_bytes for part in left),
+                gz_share_bytes=sum(part.gz_share_bytes for part in left),
+            )
+            rows.append(["", f"{len(left)} more", "", *_shares(rest, found)])
+    _print_table(rows)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 3]}..."
+
+
+def _shares(part: Any, found: "Inspection") -> list[str]:
+    gz = part.gz_share_bytes
+    return [
+        f"{part.size_bytes:>9,}",
+        f"{part.size_bytes / found.size_bytes:>6.1%}",
+        f"{gz:>9,.0f}",
+        f"{gz / found.gz_size_bytes:>6.1%}",
+    ]
+
+
+def _tensor(tensor: "Tensor") -> list[str]:
+    """Returns a tensor's name, type and shape, bytes, quantisation and zeros as text."""
+    shape = ", ".join("?" if extent < 0 else str(extent) for extent in tensor.shape)
+    quantization = zeros = ""
+    if (found := tensor.quantization) is not None:
+        scales = f"{found.num_scales} along axis {found.axis}, first " if found.num_scales > 1 else ""
+        quantization = found.details or f"scale {scales}{found.scale:.6g}, zero point {found.zero_point}"
+    if tensor.zeros_fraction is not None:
+        zeros = f"{tensor.zeros_fraction:.1%}"
+    if tensor.stored_fraction is not None:
+        zeros += f", sparse: {tensor.stored_fraction:.1%} stored"
+    size = f"{tensor.size_bytes:,}" if tensor.size_bytes else ""
+    return [_shortened(tensor.name), f"{tensor.dtype}[{shape}]", size, quantization, zeros]
+
+
 # Printing
+
+
+def _print_title(title: str, text: str) -> None:
+    print(f"\n{title}  {text}")
 
 
 def _fingerprint(path: Path) -> str:
