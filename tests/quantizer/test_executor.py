@@ -12,11 +12,12 @@ from tfx_mobile.common import candidates, ladder
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import TFLiteModel
 from tfx_mobile.quantizer import core
-from tfx_mobile.quantizer.config import Mode, QuantizerConfig
+from tfx_mobile.quantizer.config import Mode, QuantizerConfig, quantizations
 
 pytestmark = pytest.mark.pipeline
 
 ROWS = 100
+STANDARD = (Mode.FLOAT32, Mode.FLOAT16, Mode.DYNAMIC_RANGE, Mode.INT8)
 
 
 def quantize(folder: Path, examples: Any, *, graph: Any = None, **sources: Any) -> Path:
@@ -26,11 +27,12 @@ def quantize(folder: Path, examples: Any, *, graph: Any = None, **sources: Any) 
 
     made = ModelCandidates()
     made.uri = str(folder)
-    modes = sources.pop("modes", tuple(Mode))
+    settings = {"modes": "standard", "evaluation_split": "", "calibration_rows": ROWS}
+    settings |= sources.pop("settings", {}) | ({"modes": sources.pop("modes")} if "modes" in sources else {})
     inputs = {"examples": [examples], **{name: [artifact] for name, artifact in sources.items()}}
     if graph is not None:
         inputs["transform_graph"] = [graph]
-    config = QuantizerConfig(modes=modes, calibration_rows=ROWS)
+    config = QuantizerConfig(**settings | {"modes": quantizations(settings["modes"])})
     Executor().Do(inputs, {"candidates": [made]}, {"config": config.to_json()})
     return folder
 
@@ -60,7 +62,7 @@ def made(trips: Any, trained: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_every_rung_is_there_in_every_mode(made: Path) -> None:
     found = candidates.read(made)
-    wanted = [f"{rung}-{mode.value}" for rung in ("s0", "s50") for mode in Mode]
+    wanted = [f"{rung}-{mode.value}" for rung in ("s0", "s50") for mode in STANDARD]
     assert [candidate.name for candidate in found.candidates] == wanted
     assert [candidate.failure for candidate in found.candidates] == [""] * 8
     assert found.reference == "s0-float32"
@@ -284,7 +286,7 @@ def miles_model(function: Any = None) -> Any:
     found = tf_keras.layers.Dense(4, activation="relu", kernel_initializer="ones")(given)
     found = tf_keras.layers.Dense(1, kernel_initializer="ones")(found)
     if function is not None:
-        found = tf_keras.layers.Lambda(function)(found)
+        found = tf_keras.layers.Lambda(function, name="letters")(found)
     return tf_keras.Model({"miles": given}, found)
 
 
@@ -303,8 +305,8 @@ def test_a_rung_that_does_not_convert_is_kept_with_its_op_and_stops_no_other(
     )
     failures = {candidate.name: candidate.failure for candidate in candidates.read(folder).candidates}
     refused = (
-        "the TFLite converter refuses: no built-in TFLite op for tf.AsString, tf.StringLength; "
-        "rewrite that part of the model"
+        "the TFLite converter refuses: no built-in TFLite op for tf.AsString (in model/letters), "
+        "tf.StringLength (in model/letters); rewrite that part of the model"
     )
     assert failures == {
         "s0-float32": "",
@@ -332,9 +334,9 @@ def test_a_dense_model_that_does_not_convert_is_refused_and_leaves_no_manifest(
     with pytest.raises(
         DataError,
         match=re.escape(
-            "The dense float32 model must convert, because everything is compared with it; the TFLite "
-            "converter refuses: no built-in TFLite op for tf.AsString, tf.StringLength; "
-            "rewrite that part of the model."
+            "The dense float32 model must convert and run, because everything is compared with it; the TFLite "
+            "converter refuses: no built-in TFLite op for tf.AsString (in model/letters), tf.StringLength "
+            "(in model/letters); rewrite that part of the model."
         ),
     ):
         quantize(tmp_path / "out", trips.transformed_examples(), model=model, modes=(Mode.FLOAT32,))

@@ -13,6 +13,9 @@ import tensorflow as tf
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import SIGNATURE
 
+_OPS = re.compile(r"tf\.[A-Z]\w+")
+_REFUSED = re.compile(r'fused\["[^"]*", "([^"@]+)@[^\n]*?\'(tf\.\w+)\' op is neither')
+
 
 class ConversionError(DataError):
     """The converter refuses a model; nothing is said about its predictions or its weights."""
@@ -45,8 +48,11 @@ def convert(
 
 def _one_line(message: str) -> str:
     """Returns what helps of a converter's message: the ops TFLite has no built-in for, or its last line."""
-    ops = sorted(set(re.findall(r"tf\.[A-Z]\w+", message)))
-    if ops:
-        return f"no built-in TFLite op for {', '.join(ops)}; rewrite that part of the model"
+    places: dict[str, set[str]] = {}
+    for place, op in _REFUSED.findall(message):
+        places.setdefault(op, set()).add(place.rpartition("/")[0] or place)
+    if ops := sorted(set(_OPS.findall(message))):
+        named = [f"{op} (in {', '.join(sorted(places[op]))})" if op in places else op for op in ops]
+        return f"no built-in TFLite op for {', '.join(named)}; rewrite that part of the model"
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return (lines[-1] if lines else "no reason given")[:300]

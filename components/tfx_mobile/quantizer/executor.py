@@ -37,6 +37,11 @@ class Executor(base_executor.BaseExecutor):
         folder = Path(artifact_utils.get_single_uri(output_dict["candidates"]))
         rungs = _rungs(input_dict)
         tasks = making.plan(rungs, config)
+        for rung, _ in rungs:
+            if not config.quantizations_of(rung.twin):
+                logging.warning(
+                    "Rung %s is trained for int8, which is not among modes: no candidate", rung.name
+                )
         first = tflite.load(tasks[0].model)
         making.check_exclusions(tasks, first.kernels())
 
