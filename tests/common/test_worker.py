@@ -131,6 +131,11 @@ def act(what, **arguments):
     return globals()[what](**arguments)
 
 
+def nap(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
 def hang_at_the_end():
     import atexit
     atexit.register(time.sleep, 120)
@@ -518,6 +523,12 @@ def test_the_start_of_a_process_does_not_count_as_time_of_a_job(functions: Path)
     assert found == [(0, {"a": 1})]
 
 
+def test_the_limit_is_for_each_job_and_not_for_all_jobs_of_a_process() -> None:
+    found = outcomes("nap", [{"seconds": 0.6}] * 4, timeout_seconds=1.5)
+    assert len(set(found)) == 1
+    assert isinstance(found[0], int)
+
+
 def test_a_process_that_hangs_when_all_is_done_is_killed_and_its_work_counts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -551,7 +562,7 @@ def test_errors_come_back_as_from_one_run_and_keep_the_process() -> None:
     assert mixed[0] == mixed[-1]
 
 
-def test_a_job_out_of_memory_costs_that_job_and_its_process() -> None:
+def test_a_job_out_of_memory_costs_that_job_and_its_process(caplog: pytest.LogCaptureFixture) -> None:
     square: dict[str, Any] = {"what": "square", "number": 2}
     jobs: list[dict[str, Any]] = [square, {"what": "allocate", "mib": 3072}, square]
     found = outcomes("act", jobs, max_memory_mib=500)
@@ -559,6 +570,7 @@ def test_a_job_out_of_memory_costs_that_job_and_its_process() -> None:
     assert str(found[1]).startswith("worker_functions.act must do with max_memory_mib = 500; got ")
     assert found[0]["square"] == found[2]["square"] == 4
     assert found[0]["process"] != found[2]["process"]
+    assert caplog.messages == []
 
 
 def test_a_function_that_cannot_be_imported_fails_each_job() -> None:
@@ -570,14 +582,14 @@ def test_each_job_is_told_its_own_last_words(capfd: pytest.CaptureFixture[str]) 
     abort = signal.SIGABRT
     jobs: list[dict[str, Any]] = [
         {"words": ["an earlier error"]},
-        {"words": ["loc: error: failed to legalize 'tf.Foo'", "a note", "", "  "], "number": abort},
         {"words": [], "number": abort},
+        {"words": ["loc: error: failed to legalize 'tf.Foo'", "a note", "", "  "], "number": abort},
         {"words": ["only a note", "e" * 400 + " error"], "number": abort},
     ]
     found = outcomes("complain", jobs)
     start = "worker_functions.complain must return; got a worker process that died with SIGABRT. "
-    assert str(found[1]) == f"{start}It wrote: loc: error: failed to legalize 'tf.Foo'"
-    assert str(found[2]).endswith("What it wrote last is in the log.")
+    assert str(found[1]).endswith("What it wrote last is in the log.")
+    assert str(found[2]) == f"{start}It wrote: loc: error: failed to legalize 'tf.Foo'"
     assert str(found[3]) == f"{start}It wrote: {'e' * 300}"
     written = capfd.readouterr().err
     for words in ("an earlier error\n", "failed to legalize 'tf.Foo'\na note\n\n", "only a note\n"):

@@ -175,7 +175,6 @@ class _Probe:
             "timeout_seconds": self._timeout_seconds,
         }
         (self._folder / "job.json").write_text(json.dumps(job))
-        (self._folder / "version.txt").unlink(missing_ok=True)
         # -I: our PYTHONPATH is for our Python
         command = [self._runtime.python, "-I", runtime_probe.__file__, str(self._folder)]
         try:
