@@ -130,7 +130,7 @@ def test_modes_that_cannot_be_are_refused(modes: Any, message: str) -> None:
         ({"timeout_seconds": 0.0}, "timeout_seconds must be above 0; got 0.0."),
         ({"timeout_seconds": float("inf")}, "timeout_seconds must be above 0; got inf."),
         ({"num_processes": -1}, "num_processes must be >= 0; got -1."),
-        ({"max_scale_change": 0.0}, "max_scale_change must be above 0; got 0.0."),
+        ({"max_scale_change": 0.0}, "max_scale_change must be above 0 and at most 1; got 0.0."),
         (
             {"runtimes": (Runtime("old", "a"), Runtime("old", "b"))},
             "runtimes must differ by name; got old, old.",

@@ -272,7 +272,7 @@ class QuantizerConfig(Settings):
     calibration_split: str = "train"
     evaluation_split: str = "eval"
     calibration_rows: int = 500
-    max_scale_change: float = 0.25
+    max_scale_change: float = 0.5
     seed: int = 1
     timeout_seconds: float = 600.0
     num_processes: int = 0
@@ -298,8 +298,8 @@ class QuantizerConfig(Settings):
             raise ConfigError(f"timeout_seconds must be above 0; got {self.timeout_seconds}.")
         if self.num_processes < 0:
             raise ConfigError(f"num_processes must be >= 0; got {self.num_processes}.")
-        if not self.max_scale_change > 0:
-            raise ConfigError(f"max_scale_change must be above 0; got {self.max_scale_change}.")
+        if not 0 < self.max_scale_change <= 1:
+            raise ConfigError(f"max_scale_change must be above 0 and at most 1; got {self.max_scale_change}.")
         names = [runtime.name for runtime in self.runtimes]
         if len(set(names)) != len(names):
             raise ConfigError(f"runtimes must differ by name; got {', '.join(names)}.")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -158,30 +158,6 @@ def _agreement(got: FloatArray, wanted: FloatArray) -> float:
 
 def _rounding(wanted: FloatArray) -> float:
     return FLOAT32_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
-
-
-def draw_rows(
-    batches: Iterable[Mapping[str, npt.NDArray[Any]]], num_rows: int, seed: int
-) -> dict[str, npt.NDArray[Any]]:
-    """Returns a uniform sample without replacement, seeded, in memory of the sample's size.
-
-    Every row gets a random key and the rows with the smallest keys stay.
-
-    Args:
-      batches: Columns by name, each of shape (rows of the batch, ...).
-      num_rows: At most this many are drawn.
-      seed: The same seed and rows give the same sample.
-    """
-    rng = np.random.default_rng(seed)
-    kept: dict[str, npt.NDArray[Any]] = {}
-    keys = np.empty(0)
-    for batch in batches:
-        size = len(next(iter(batch.values())))
-        keys = np.concatenate([keys, rng.random(size)])
-        kept = {k: np.concatenate([kept[k], v]) if kept else v for k, v in batch.items()}
-        smallest = np.sort(np.argsort(keys, kind="stable")[:num_rows])
-        keys, kept = keys[smallest], {k: v[smallest] for k, v in kept.items()}
-    return kept
 
 
 def fingerprint(rows: Mapping[str, npt.NDArray[Any]]) -> str:
