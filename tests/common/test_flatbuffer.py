@@ -184,3 +184,23 @@ def test_a_file_with_content_behind_its_tables_is_not_rewritten() -> None:
     message = "A TFLite file to rewrite must have all its content in its tables; got 3 bytes behind them"
     with pytest.raises(DataError, match=re.escape(message)):
         tflite_file.to_rewrite(packed(table_file()) + b"zip")
+
+
+def test_wide_scalars_of_tables_that_are_not_described_stay_aligned() -> None:
+    model = table_file()
+    model.subgraphs[0].operators *= 3
+    for number, operator in enumerate(model.subgraphs[0].operators):
+        operator = model.subgraphs[0].operators[number] = generated.OperatorT()
+        operator.inputs, operator.outputs = [1] * number, [5]
+        operator.builtinOptionsType = generated.BuiltinOptions.RandomOptions
+        operator.builtinOptions = generated.RandomOptionsT()
+        operator.builtinOptions.seed, operator.builtinOptions.seed2 = number + 1, 1 << 40
+    content = tflite_file.write(tflite_file.to_rewrite(packed(model)))
+    found = generated.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].operators
+    assert [(one.builtinOptions.seed, one.builtinOptions.seed2) for one in found] == [
+        (n, 1 << 40) for n in (1, 2, 3)
+    ]
+    at = content.index((1 << 40).to_bytes(8, "little"))
+    while at >= 0:
+        assert at % 8 == 0
+        at = content.find((1 << 40).to_bytes(8, "little"), at + 1)
