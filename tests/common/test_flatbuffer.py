@@ -13,6 +13,7 @@ from tfx_mobile.common import flatbuffer, tflite_file
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.flatbuffer import Schema, Table
 
+_WIDE = 0x0102030405060708
 SCHEMA = Schema("Root small:byte wide:long name:string data:[ubyte]@16 of:[Leaf]\nLeaf value:int=7", {})
 FLAGS = {
     "Int8": "byte", "Uint8": "ubyte", "Uint16": "ushort", "Int32": "int", "Uint32": "uint", "Int64": "long",
@@ -194,13 +195,13 @@ def test_wide_scalars_of_tables_that_are_not_described_stay_aligned() -> None:
         operator.inputs, operator.outputs = [1] * number, [5]
         operator.builtinOptionsType = generated.BuiltinOptions.RandomOptions
         operator.builtinOptions = generated.RandomOptionsT()
-        operator.builtinOptions.seed, operator.builtinOptions.seed2 = number + 1, 1 << 40
+        operator.builtinOptions.seed, operator.builtinOptions.seed2 = number + 1, _WIDE
     content = tflite_file.write(tflite_file.to_rewrite(packed(model)))
     found = generated.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].operators
     assert [(one.builtinOptions.seed, one.builtinOptions.seed2) for one in found] == [
-        (n, 1 << 40) for n in (1, 2, 3)
+        (n, _WIDE) for n in (1, 2, 3)
     ]
-    at = content.index((1 << 40).to_bytes(8, "little"))
+    at = content.index(_WIDE.to_bytes(8, "little"))
     while at >= 0:
         assert at % 8 == 0
-        at = content.find((1 << 40).to_bytes(8, "little"), at + 1)
+        at = content.find(_WIDE.to_bytes(8, "little"), at + 1)
