@@ -253,7 +253,7 @@ def test_inspect_shows_what_a_file_is_made_of(tmp_path: Path, capsys: pytest.Cap
         ["inputs", "company", "missing:", "'none'"],
         ["label", "fare", "USD"],
         ["license", "Apache-2.0"],
-        ["size", "100.00%", "of", "the", "bytes", "explained"],
+        ["breakdown", "100.00%", "of", "the", "bytes", "explained"],
     ):
         assert wanted in lines
     assert "weights/one" in out

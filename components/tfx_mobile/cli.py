@@ -292,7 +292,7 @@ def _feature(entry: dict[str, Any]) -> list[str]:
 
 
 def _print_breakdown(found: "Inspection") -> None:
-    _print_title("size", f"{found.explained_fraction:.2%} of the bytes explained")
+    _print_title("breakdown", f"{found.explained_fraction:.2%} of the bytes explained")
     rows = [["  KIND", "NAME", "TYPE", "BYTES", "SHARE", "GZ BYTES", "SHARE"]]
     for total in found.by_kind():
         parts = [part for part in found.breakdown if part.kind == total.kind]

@@ -13,6 +13,7 @@ from tfx_mobile.common import flatbuffer, tflite_file
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.flatbuffer import Schema, Table
 
+_WIDE = 0x0102030405060708
 SCHEMA = Schema("Root small:byte wide:long name:string data:[ubyte]@16 of:[Leaf]\nLeaf value:int=7", {})
 FLAGS = {
     "Int8": "byte", "Uint8": "ubyte", "Uint16": "ushort", "Int32": "int", "Uint32": "uint", "Int64": "long",
@@ -184,3 +185,23 @@ def test_a_file_with_content_behind_its_tables_is_not_rewritten() -> None:
     message = "A TFLite file to rewrite must have all its content in its tables; got 3 bytes behind them"
     with pytest.raises(DataError, match=re.escape(message)):
         tflite_file.to_rewrite(packed(table_file()) + b"zip")
+
+
+def test_wide_scalars_of_tables_that_are_not_described_stay_aligned() -> None:
+    model = table_file()
+    model.subgraphs[0].operators *= 3
+    for number, operator in enumerate(model.subgraphs[0].operators):
+        operator = model.subgraphs[0].operators[number] = generated.OperatorT()
+        operator.inputs, operator.outputs = [1] * number, [5]
+        operator.builtinOptionsType = generated.BuiltinOptions.RandomOptions
+        operator.builtinOptions = generated.RandomOptionsT()
+        operator.builtinOptions.seed, operator.builtinOptions.seed2 = number + 1, _WIDE
+    content = tflite_file.write(tflite_file.to_rewrite(packed(model)))
+    found = generated.ModelT.InitFromPackedBuf(content, 0).subgraphs[0].operators
+    assert [(one.builtinOptions.seed, one.builtinOptions.seed2) for one in found] == [
+        (n, _WIDE) for n in (1, 2, 3)
+    ]
+    at = content.index(_WIDE.to_bytes(8, "little"))
+    while at >= 0:
+        assert at % 8 == 0
+        at = content.find(_WIDE.to_bytes(8, "little"), at + 1)

@@ -81,6 +81,13 @@ def test_an_operator_that_is_not_built_in_is_called_so(name: bytes, origin: str)
     assert (operator.name, operator.origin) == (name.decode(), origin)
 
 
+def test_an_operator_of_an_old_file_has_its_code_in_one_byte() -> None:
+    model = table_file()
+    model.operatorCodes[1].deprecatedBuiltinCode, model.operatorCodes[1].builtinCode = 18, 0
+    (operator,) = inspect(packed(model)).operators
+    assert operator.name == "MUL"
+
+
 def test_a_file_without_signatures_shows_the_inputs_of_its_main_subgraph() -> None:
     model = table_file()
     model.signatureDefs = None
@@ -152,6 +159,12 @@ def test_what_does_not_compress_has_a_gz_share_of_its_size_and_zeros_have_none()
     assert share["weights/two"] < 100  # 78 copies of 258 bytes, about 9 bits each
 
 
+def test_code_tables_are_not_charged_to_what_stands_first() -> None:
+    (header,) = (part for part in inspect(stranger("alexa")).breakdown if part.name == "header")
+    assert header.size_bytes == 8
+    assert header.gz_share_bytes < 12
+
+
 def test_a_copy_costs_little_whichever_of_the_two_stands_behind() -> None:
     model = table_file()
     noise = np.random.default_rng(1).integers(0, 256, 20_000, np.uint8)
@@ -179,6 +192,7 @@ def test_content_that_nothing_points_to_is_unexplained() -> None:
     check_sums(found)
     assert sizes(found)["unexplained", "", ""] == 100
     assert found.explained_fraction == len(content) / (len(content) + 100)
+    assert sizes(inspect(content + b"\1" * 10))["unexplained", "", ""] == 10
     assert ("unexplained", "", "") in sizes(inspect(content + bytes(64)))  # too long for padding
 
 

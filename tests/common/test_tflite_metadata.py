@@ -67,7 +67,11 @@ def test_what_is_not_known_is_not_made_up(plain: bytes) -> None:
     bare = ModelMetadata(
         "m", "1", (Feature("company", "string"), Feature("miles", "float32")), Feature("fare", "float32")
     )
-    assert tflite_metadata.read(tflite_metadata.write(plain, bare)) == bare
+    written = tflite_metadata.write(plain, bare)
+    assert tflite_metadata.read(written) == bare
+    assert entries(written)["tfx_mobile"] == (
+        b'{"label":{"dtype":"float32","name":"fare"},"schema_version":1}'
+    )
 
 
 def test_tensors_operators_and_signatures_are_unchanged(plain: bytes, written: bytes) -> None:
@@ -115,6 +119,10 @@ def test_entries_of_others_stay(plain: bytes) -> None:
     written = tflite_metadata.write(packed(model), METADATA)
     assert entries(written)["min_runtime_version"] == b"unused"
     assert list(entries(written)) == ["min_runtime_version", "TFLITE_METADATA", "tfx_mobile"]
+    model = schema.ModelT.InitFromPackedBuf(written, 0)
+    model.metadata.reverse()
+    again = tflite_metadata.write(packed(model), METADATA)
+    assert list(entries(again)) == ["tfx_mobile", "TFLITE_METADATA", "min_runtime_version"]
 
 
 def test_vocabularies_come_from_the_files_constants_and_are_there_once(written: bytes) -> None:
@@ -131,7 +139,14 @@ def test_strings_are_packed_as_the_interpreter_reads_them(values: list[bytes]) -
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\1\0", bytes([255] * 16), bytes([1, 0, 0, 0, 12, 0, 0, 0, 99, 0, 0, 0])]
+    "data",
+    [
+        b"",
+        b"\1\0",
+        bytes([255] * 16),
+        bytes([1, 0, 0, 0, 12, 0, 0, 0, 99, 0, 0, 0]),
+        tflite_metadata.pack_strings([b"ab", b"c"])[:8] + bytes([18, 0, 0, 0, 16, 0, 0, 0]),
+    ],
 )
 def test_a_damaged_constant_of_strings_is_refused(data: bytes) -> None:
     message = f"A constant of strings must say where each is; got {len(data)} bytes that do not."

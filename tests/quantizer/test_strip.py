@@ -111,6 +111,15 @@ def test_what_changes_no_result_is_left_out() -> None:
     assert len(found.buffers) == 3
 
 
+def test_ranges_go_and_the_scale_beside_them_stays() -> None:
+    model = table_file()
+    quantization = model.subgraphs[0].tensors[5].quantization
+    quantization.scale, quantization.zeroPoint = [0.5], [3]
+    found = unpacked(strip(packed(model))).subgraphs[0].tensors[5].quantization
+    assert (found.min, found.max) == (None, None)
+    assert (found.scale.tolist(), found.zeroPoint.tolist()) == ([0.5], [3])
+
+
 def test_what_is_asked_to_stay_stays() -> None:
     graph = unpacked(strip(packed(table_file()), names=False, statistics=False)).subgraphs[0]
     assert [tensor.name for tensor in graph.tensors] == [t.name for t in table_file().subgraphs[0].tensors]

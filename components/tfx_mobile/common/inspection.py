@@ -490,7 +490,7 @@ class _Namer:
     def name(self, claim: Claim) -> tuple[str, str, str]:
         """Returns the kind, name and dtype of a claim."""
         path, role = claim.path, claim.role
-        top = str(path[0]) if path else "header"
+        top = str(path[0]) if path else "model"
         if top == "zip":
             return METADATA, str(path[1]), ""
         if role in ("vtable", "prefix", "header"):
