@@ -165,8 +165,8 @@ def test_what_stays_in_float_is_said_of_integer_files_with_strings(made: Path) -
     notes = {candidate.name: candidate.note for candidate in candidates.read(made).candidates}
     assert notes["s0-float32"] == ""
     assert notes["s0-int8"] == (
-        "raw features, among them the strings company, and their preprocessing stay in float32; integers from "
-        "the model on"
+        "raw features, among them the strings company, and their preprocessing stay in float32; integers "
+        "from the model on"
     )
 
 
@@ -449,7 +449,7 @@ def wide_model(line: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def every_kind(trips: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Candidates of one model of a stock trainer in every kind of quantisation, stripped, run elsewhere too."""
+    """Candidates of one stock trainer's model in every kind of quantisation, stripped, run elsewhere too."""
     import tf_keras
 
     folder = tmp_path_factory.mktemp("every_kind")

@@ -166,7 +166,8 @@ class _Entry(jsonable.Settings):
     def pack(self) -> bytes:
         """Returns JSON without what is empty, compressed when that is smaller."""
         values = {key: value for key, value in self.to_dict().items() if value}
-        values["label"] = {key: value for key, value in values["label"].items() if value not in ("", None)}
+        label = {key: value for key, value in values["label"].items() if value not in ("", None)}
+        values["label"] = {"name": "", "dtype": "", **label}
         text = jsonable.dumps(values).encode()
         return min(text, zlib.compress(text, 9), key=len)
 
