@@ -100,7 +100,7 @@ def _make(shared: Shared, model: _Model, rung: Rung, quantization: Quantization,
     if shared.front:
         content = join(shared.front, content)
     if shared.strip:
-        content = strip(content)
+        content = strip(content, conversion_metadata=True)
     content = tflite_metadata.write(content, shared.metadata)
     difference = proof.prove(
         content,
