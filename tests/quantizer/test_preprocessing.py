@@ -1,7 +1,7 @@
 """Every mapper of TFT through a TFLite file: the same numbers, or a refusal that says where and what to do.
 
-`CASES` is the table of docs/preprocessing.md. All that must agree are analysed by TFT in one run and converted
-into one file; each is then compared with TFT's own layer on the same tf.Examples.
+`CASES` is the table of docs/preprocessing.md. All are analysed by TFT in one run; those that must agree are
+converted into one file and each is compared with TFT's own layer on the same tf.Examples.
 """
 
 import dataclasses
@@ -303,7 +303,9 @@ CASES: dict[str, tuple[str | Refused, Build]] = {
     "tf.strings.as_string": (Refused("AsString", "zone"), lambda tf, tft, x: tf.strings.as_string(x.zone)),
     "tf.strings.as_string of int64, then a vocabulary": (
         REWRITTEN,
-        lambda tf, tft, x: tft.apply_vocabulary(tf.strings.as_string(x.zone), x.zones),
+        lambda tf, tft, x: tft.compute_and_apply_vocabulary(
+            tf.strings.as_string(x.zone), vocab_filename="texts"
+        ),
     ),
     "tf.where of strings, then a vocabulary": (
         REWRITTEN,
