@@ -386,19 +386,18 @@ class Mapped:
 @pytest.fixture(scope="module", autouse=True)
 def graphs_are_loaded_once() -> Iterator[None]:
     """Loading the graph of all cases takes seconds, and nothing changes a loaded graph."""
-    from tfx_mobile.quantizer import preprocessing
+    from tfx_mobile.common.tft_graph import TransformFunction
 
-    loaded: dict[str, Any] = {}
-    load = preprocessing.TransformFunction
+    loaded: dict[str, TransformFunction] = {}
 
-    def load_once(output: Any) -> Any:
+    def load_once(output: Any) -> TransformFunction:
         folder = output.transform_savedmodel_dir
         if folder not in loaded:
-            loaded[folder] = load(output)
+            loaded[folder] = TransformFunction(output)
         return loaded[folder]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocessing, "TransformFunction", load_once)
+        patch.setattr("tfx_mobile.quantizer.preprocessing.TransformFunction", load_once)
         yield
 
 
