@@ -88,6 +88,28 @@ def test_missing_values_are_zero_or_the_empty_string(tmp_path: Path) -> None:
     assert found["nobody"].tolist() == [b"", b"", b""]
 
 
+@pytest.mark.parametrize("rows", [[[1.5], []], [[], []], [[1.5], [2.5]]])
+def test_a_missing_value_gets_its_marker_or_is_refused(tmp_path: Path, rows: list[list[float]]) -> None:
+    from tfx_mobile.common import examples
+
+    write(tmp_path / "rows.gz", [example(tip=row) for row in rows])
+    (batch,) = examples.read_batches([f"{tmp_path}/*.gz"], batch_size=9)
+    features = {"tip": (np.float32, ()), "pair": (np.int64, (2,))}
+    found = examples.to_columns(batch, features, {"tip": np.nan, "pair": -1, "other": 7})
+    np.testing.assert_array_equal(found["tip"], [row[0] if row else np.nan for row in rows])
+    assert found["pair"].tolist() == [[-1, -1]] * 2
+    num_missing = rows.count([])
+    if not num_missing:
+        assert examples.to_columns(batch, {"tip": features["tip"]}, {})["tip"].tolist() == [1.5, 2.5]
+        return
+    message = (
+        f"Feature 'tip' must have a value in each row; got {num_missing} of 2 rows without. Give it a "
+        "default in the schema, or make it sparse (VarLen) and dense in preprocessing_fn."
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        examples.to_columns(batch, {"tip": features["tip"]}, {})
+
+
 def test_a_feature_that_is_there_without_a_value_in_any_row_is_missing(tmp_path: Path) -> None:
     found = columns_of(tmp_path, [example(miles=[], x=[1]), example(miles=[], x=[2])], miles=(np.float32, ()))
     assert found["miles"].tolist() == [0.0, 0.0]

@@ -455,9 +455,16 @@ def _lookup(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
     if given.dtype != tf.string:
         return Coded(_place(given, {int(key): i for i, key in enumerate(keys)}, len(keys)), domain)
     if values.dtype == np.int64:
-        return rewriter.table(handle, keys, values, int(default)).lookup(given)
+        return _find(rewriter.table(handle, keys, values, int(default)), given)
     codes = np.arange(len(keys), dtype=np.int64)
-    return Coded(rewriter.table(handle, keys, codes, len(keys)).lookup(given), domain)
+    return Coded(_find(rewriter.table(handle, keys, codes, len(keys)), given), domain)
+
+
+def _find(table: tf.lookup.StaticHashTable, given: Any) -> Any:
+    """Looks up and states the shape, which the converter does not know: a batch of 1 were a scalar."""
+    shape = given.shape.as_list()
+    known = [-1 if length is None else length for length in shape] if shape.count(None) < 2 else None
+    return tf.reshape(table.lookup(given), known or tf.shape(given))
 
 
 def _place(numbers: Any, places: Mapping[int, int], default: int) -> Any:
