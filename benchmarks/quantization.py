@@ -9,8 +9,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from pruning import FEATURE, SEEDS, Split, Table, Task, _trained, digits, lenet
 
 Array = Any
@@ -54,7 +52,8 @@ def _files(model: Any, rows: Mapping[str, Split], *, dense: bool) -> Iterator[tu
         yield "stock converter, float32", float32
         yield "stock converter, Optimize.DEFAULT", predictor.convert(Quantization(Mode.DYNAMIC_RANGE), sample)
         yield "stock converter, int8", predictor.convert(Quantization(Mode.INT8), sample)
-        yield "ai-edge-quantizer, dynamic int8", mixed.quantize(float32, Quantization(Mode.DYNAMIC_RANGE), sample)
+        found = mixed.quantize(float32, Quantization(Mode.DYNAMIC_RANGE), sample)
+        yield "ai-edge-quantizer, dynamic int8", found
         yield "ai-edge-quantizer, dynamic int4", mixed.quantize(float32, Quantization(Mode.INT4), sample)
         return
     for mode in (Mode.DYNAMIC_RANGE, Mode.INT8):
@@ -63,7 +62,7 @@ def _files(model: Any, rows: Mapping[str, Split], *, dense: bool) -> Iterator[tu
             name = Quantization(mode, weight_bits=bits).name
             yield name, strip(content if bits == 8 else coarse.round_weights(content, bits))
     yield "int4", strip(mixed.quantize(float32, Quantization(Mode.INT4), sample))
-    yield "int8-sparse", strip(predictor.convert(Quantization(Mode.INT8, sparse=True), sample))
+    yield "float32-sparse", strip(predictor.convert(Quantization(Mode.FLOAT32, sparse=True), sample))
 
 
 def _measure(content: bytes, rows: Mapping[str, Split]) -> tuple[int, int, float]:

@@ -19,6 +19,7 @@ from tfx_mobile.dimensionality_reducer.config import PCA
 from tfx_mobile.pruning_trainer.component import PruningTrainer
 from tfx_mobile.pruning_trainer.config import Allocation, Pruning
 from tfx_mobile.quantizer.component import Quantizer
+from tfx_mobile.quantizer.config import Mode, Quantization
 from tfx_mobile.registry_pusher.component import RegistryPusher
 from tfx_mobile.size_latency_evaluator.component import SizeLatencyEvaluator
 from tfx_mobile.size_latency_evaluator.config import AccuracyGate, Gate, LatencyGate, Metric, SizeGate
@@ -46,6 +47,15 @@ REDUCED = {
         "dropoff_longitude_z",
     ),
 }
+
+# What the standard set has, and int8 weights of fewer values, which download smaller.
+MODES = (
+    Mode.FLOAT16,
+    Mode.DYNAMIC_RANGE,
+    Mode.INT8,
+    Quantization(Mode.DYNAMIC_RANGE, weight_bits=5),
+    Quantization(Mode.INT8, weight_bits=4),
+)
 
 # Mean absolute error, not RMSE, is compared between files: of the Chicago rows a single fare of 700 for a
 # trip of 0 miles makes up nine tenths of the squared error, so that RMSE tells files apart by one row.
@@ -132,6 +142,12 @@ def _components(
         examples=raw_examples,
         models=trainer.outputs["models"],
         transform_graph=reducer.outputs["reduced_transform_graph"],
+        modes=MODES,
+        strip=True,
+        model_name=MODEL_NAME,
+        label=LABEL,
+        label_unit="USD",
+        licence="Apache-2.0",
     )
     evaluator = SizeLatencyEvaluator(
         candidates=quantizer.outputs["candidates"], examples=raw_examples, label_key=LABEL, gates=gates

