@@ -54,7 +54,7 @@ MODES = (
     Mode.DYNAMIC_RANGE,
     Mode.INT8,
     Quantization(Mode.DYNAMIC_RANGE, weight_bits=5),
-    Quantization(Mode.INT8, weight_bits=4),
+    Quantization(Mode.DYNAMIC_RANGE, weight_bits=4),
 )
 
 # Mean absolute error, not RMSE, is compared between files: of the Chicago rows a single fare of 700 for a
@@ -74,7 +74,7 @@ def create_pipeline(
     metadata_connection_config: Any = None,
     feature_set: str = ENGINEERED,
     gates: Sequence[Gate] = DEFAULT_GATES,
-    sparsities: Sequence[float] = (0.0, 0.75, 0.9),
+    sparsities: Sequence[float] = (0.0, 0.75, 0.9, 0.95),
     epochs: int = 40,
     beam_pipeline_args: Sequence[str] = (),
 ) -> tfx.dsl.Pipeline:

@@ -21,6 +21,7 @@ from tfx_mobile.quantizer.config import MAX_WEIGHT_BITS, Mode, Quantization
 from tfx_mobile.quantizer.join import join
 from tfx_mobile.quantizer.preparation import Shared
 from tfx_mobile.quantizer.proof import Kernels
+from tfx_mobile.quantizer.simplify import simplify
 from tfx_mobile.quantizer.strip import strip
 
 FUNCTION = f"{__name__}:make_candidate"
@@ -100,7 +101,7 @@ def _make(shared: Shared, model: _Model, rung: Rung, quantization: Quantization,
     if quantization.weight_bits < MAX_WEIGHT_BITS:
         content = coarse.round_weights(content, quantization.weight_bits)
     if shared.front:
-        content = join(shared.front, content)
+        content = simplify(join(shared.front, content))
     if shared.strip:
         content = strip(content, conversion_metadata=True)
     content = tflite_metadata.write(content, _metadata(shared, quantization))
@@ -149,6 +150,8 @@ def _convert(shared: Shared, model: _Model, rung: Rung, quantization: Quantizati
         integer_inputs=not shared.front,
         allow_select_tf_ops=shared.allow_select_tf_ops,
     )
+    if quantization.mode is Mode.DYNAMIC_RANGE:
+        content = mixed.quantize_tables(content)
     tflite_weights.check(content, kernels, rung.name)
     return content, _note(shared, quantization)
 

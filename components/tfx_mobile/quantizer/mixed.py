@@ -24,7 +24,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 Layers = Mapping[str, tuple[str, ...]]
 
 _EVERYTHING = ".*"
-_SMALLEST_TABLE = 1024  # values; the converter leaves smaller ones in float32 too
+_SMALLEST_TABLE = 128  # values; of smaller ones the operator that is added takes more than is saved
 _LARGEST = 127
 
 
@@ -112,7 +112,7 @@ def quantize(
         raise DataError(f"ai-edge-quantizer refuses: {' '.join(str(error).split())[:300]}") from error
     if mode in (Mode.INT8, Mode.INT16X8):
         return found
-    return _quantize_tables(found, set(outputs_in_float))
+    return quantize_tables(found, set(outputs_in_float))
 
 
 def sensitivities(
@@ -218,8 +218,15 @@ def _operators(model: Any, subgraph: Any, builtin: int) -> list[Any]:
     return [operator for operator in subgraph.operators if operator.opcodeIndex in codes]
 
 
-def _quantize_tables(content: bytes, outputs_in_float: Collection[str]) -> bytes:
-    """Stores the tables of embeddings in int8, which ai-edge-quantizer leaves in float32."""
+def quantize_tables(content: bytes, outputs_in_float: Collection[str] = ()) -> bytes:
+    """Returns the file with the tables of embeddings in int8.
+
+    ai-edge-quantizer leaves all in float32, TensorFlow's converter those of fewer than 1,024 values.
+
+    Args:
+      content: A TFLite file.
+      outputs_in_float: Lookups that have one of these outputs are left as they are.
+    """
     model = tflite_objects.read(content)
     gathers: dict[tuple[int, int], list[Any]] = {}
     for i, subgraph in enumerate(model.subgraphs):
