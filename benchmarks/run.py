@@ -53,9 +53,9 @@ def fused() -> None:
 
     from tfx_mobile.common.candidates import gz_size_bytes
     from tfx_mobile.common.interpreter import TFLiteModel
-    from tfx_mobile.quantizer.config import Mode
+    from tfx_mobile.quantizer import tflite
+    from tfx_mobile.quantizer.config import Mode, Quantization
     from tfx_mobile.quantizer.join import join
-    from tfx_mobile.quantizer.tflite import Predictor
 
     raw, labels = _trips(4000)
     means = {name: np.float32(values.mean()) for name, values in raw.items()}
@@ -76,7 +76,7 @@ def fused() -> None:
     few = {name: values[:300] for name, values in raw.items()}
     few_scaled = {name: values[:300] for name, values in scaled.items()}
     front = _stock(tf.Module(), scale, raw, Mode.FLOAT32, few)
-    predictor = Predictor(model)
+    predictor = tflite.of_keras(model)
     whole = tf.Module()
     whole.model = model
 
@@ -87,7 +87,7 @@ def fused() -> None:
     for mode in (Mode.FLOAT32, Mode.FLOAT16, Mode.INT8):
         for who, content in (
             ("stock converter, whole graph", _stock(whole, everything, raw, mode, few)),
-            ("tfx-mobile, joined", join(front, predictor.convert(mode, few_scaled))),
+            ("tfx-mobile, joined", join(front, predictor.convert(Quantization(mode), few_scaled))),
         ):
             gap = np.abs(TFLiteModel(content).predict(raw) - wanted)
             lines.append(
@@ -153,8 +153,7 @@ def pca() -> None:
 def latency() -> None:
     """Prints paired latencies of a 256-wide net in float32 and int8, as the evaluator measures them."""
     from tfx_mobile.common.candidates import gz_size_bytes
-    from tfx_mobile.quantizer.config import Mode
-    from tfx_mobile.quantizer.tflite import Predictor
+    from tfx_mobile.quantizer.config import Mode, Quantization
     from tfx_mobile.size_latency_evaluator import latency as evaluator
     from tfx_mobile.size_latency_evaluator.config import LatencyConfig
 
@@ -163,7 +162,9 @@ def latency() -> None:
     rows = {name: draw.normal(size=(200, 1)).astype(np.float32) for name in names}
     predictor = Predictor(_dense_model(names, width=256))
     with tempfile.TemporaryDirectory() as folder:
-        contents = {mode.value: predictor.convert(mode, rows) for mode in (Mode.FLOAT32, Mode.INT8)}
+        contents = {
+            mode.value: predictor.convert(Quantization(mode), rows) for mode in (Mode.FLOAT32, Mode.INT8)
+        }
         paths = {name: Path(folder) / f"{name}.tflite" for name in contents}
         for name, content in contents.items():
             paths[name].write_bytes(content)

@@ -10,7 +10,7 @@ import pytest
 from tfx_mobile.common import ladder
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import TFLiteModel
-from tfx_mobile.quantizer.config import Mode
+from tfx_mobile.quantizer.config import Mode, Quantization
 from tfx_mobile.quantizer.join import join
 
 from .conftest import run
@@ -46,11 +46,11 @@ def preprocess(trips: Any, wanted: list[str]) -> Any:
     return Preprocessing(tft.TFTransformOutput(str(trips.graph_folder)), wanted)
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", [Mode.FLOAT32, Mode.FLOAT16, Mode.DYNAMIC_RANGE, Mode.INT8, Mode.INT16X8])
 def test_quantising_the_model_leaves_preprocessing_untouched(
     trips: Any, preprocessing: Any, front: bytes, predictor: Any, mode: Mode
 ) -> None:
-    back = predictor.convert(mode, preprocessing.apply(trips.raw))
+    back = predictor.convert(Quantization(mode), preprocessing.apply(trips.raw))
     joined = join(front, back)
     rows = {name: trips.raw[name] for name in preprocessing.features}
     np.testing.assert_array_equal(

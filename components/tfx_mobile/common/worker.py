@@ -32,7 +32,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def run_each(
     environment: Mapping[str, str] | None = None,
     num_threads: int = 0,
     max_memory_mib: int = 0,
-) -> Iterator[tuple[int, Any | Exception]]:
+) -> Generator[tuple[int, Any | Exception], None, None]:
     """Calls a function once for each job, in a few processes that take one job after another.
 
     A job that takes its process down, needs too much memory or too long costs that job only: its process is
@@ -221,7 +221,7 @@ def describe_end(code: int) -> str:
 
 def _run_each(
     left: collections.deque[tuple[int, str]], num_processes: int, start: Callable[[], "_Process"]
-) -> Iterator[tuple[int, Any | Exception]]:
+) -> Generator[tuple[int, Any | Exception], None, None]:
     crew: list[_Process] = []
     try:
         while left or any(process.is_busy for process in crew):

@@ -92,8 +92,9 @@ class Quantization(Settings):
             raise ConfigError(f"keep_float must be >= 0 layers; got {self.keep_float}.")
         if not (math.isfinite(self.max_gz_ratio) and 0 < self.max_gz_ratio <= 1):
             raise ConfigError(f"max_gz_ratio must be above 0 and at most 1; got {self.max_gz_ratio}.")
-        if isinstance(self.exclude, str) or not all(isinstance(one, str) and one for one in self.exclude):
-            raise ConfigError(f"exclude must be a tuple of layer names or patterns; got {self.exclude!r}.")
+        given: object = self.exclude
+        if not isinstance(given, tuple) or not all(isinstance(one, str) and one for one in given):
+            raise ConfigError(f"exclude must be a tuple of layer names or patterns; got {given!r}.")
         if self.is_selective and self.mode in _FLOAT_MODES:
             raise ConfigError(f"exclude and keep_float leave layers in float32; {mode} has no others.")
         if self.is_selective and (self.sparse or self.integer_io):
@@ -186,7 +187,8 @@ def quantizations(modes: Modes) -> tuple[Quantization, ...]:
                 f"A set of modes must be one of {known}; got {modes!r}. A single mode is a list: [Mode.INT8]."
             ) from error
     found: list[Quantization] = []
-    for one in modes:
+    given: Iterable[object] = modes
+    for one in given:
         if not isinstance(one, (Mode, Quantization)):
             known = ", ".join(f"Mode.{mode.name}" for mode in Mode)
             raise ConfigError(f"modes must hold {known} or Quantization(...); got {one!r}.")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tfx_mobile.common import worker
+from tfx_mobile.common.calibration import ScaleStability
 from tfx_mobile.common.candidates import Candidate, model_path
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import TFLiteModel
@@ -124,9 +125,7 @@ def make(
     return tuple(found[i] for i in range(len(tasks)))
 
 
-def scale_stability(
-    tasks: Sequence[Task], shared: Path, config: QuantizerConfig
-) -> calibration.ScaleStability | None:
+def scale_stability(tasks: Sequence[Task], shared: Path, config: QuantizerConfig) -> ScaleStability | None:
     """Converts the dense model to int8 with each half of the representative rows and compares the scales.
 
     Returns:

@@ -62,7 +62,7 @@ def _decided(model: Any, graph: Any) -> dict[int, int]:
         if value is not None:
             known[index] = value
     for code, inputs, output, one in _with_codes(model, graph):
-        values = [known.get(index) for index in inputs]
+        values: list[Any] = [known.get(index) for index in inputs]
         chosen = inputs[0] if code == _OP.RESHAPE else None
         if code in _CHOICES and values[0] is not None:
             chosen = inputs[1] if values[0] else inputs[2]
