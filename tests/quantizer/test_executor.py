@@ -568,7 +568,7 @@ def test_a_candidate_that_cannot_be_written_leaves_the_others(
     failures = {one.name: one.failure for one in candidates.read(folder).candidates}
     assert failures["model-float32"] == ""
     assert failures["model-int8"].endswith(
-        "model-int8/model.tflite; File exists. Candidates that are there stay: make room and run again"
+        "model-int8/model.tflite; File exists. Candidates that are there stay: make room and run again."
     )
 
 
