@@ -1,6 +1,5 @@
 """SizeLatencyEvaluator, the executor: unpack, evaluate, write."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from tfx_mobile.common import artifacts, candidates, files, jsonable
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
 from tfx_mobile.size_latency_evaluator import measure, report, stamp
-from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, Gate
+from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig
 from tfx_mobile.size_latency_evaluator.evaluation import Evaluation
 from tfx_mobile.size_latency_evaluator.examples import Features, Rows, read_rows
 
@@ -65,7 +64,7 @@ class Executor(base_executor.BaseExecutor):
         )
         model = artifact_utils.get_single_instance(output_dict["model"])
         run = (self._context.pipeline_run_id if self._context else None) or ""
-        _write_model(model, found, Path(source.uri), config.gates, run)
+        _write_model(model, found, Path(source.uri), run)
         _write_evaluation(artifact_utils.get_single_instance(output_dict["evaluation"]), found)
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         _write_blessing(blessing, found, model, baseline, self._component_id())
@@ -91,17 +90,13 @@ def _tflite(model: types.Artifact) -> Path:
         return artifacts.serving_folder(model) / artifacts.TFLITE_FILE
 
 
-def _write_model(
-    model: types.Artifact, found: Evaluation, source: Path, gates: Sequence[Gate], pipeline_run: str
-) -> None:
+def _write_model(model: types.Artifact, found: Evaluation, source: Path, pipeline_run: str) -> None:
     folder = Path(path_utils.serving_model_dir(model.uri))
     folder.mkdir(parents=True, exist_ok=True)
     model.set_string_custom_property(artifacts.FIGURES_PROPERTY, evaluations.figures(found))
     if found.chosen:
         content = candidates.model_path(source, found.chosen).read_bytes()
-        files.write_atomically(
-            folder / artifacts.TFLITE_FILE, stamp.stamp(content, found, gates, pipeline_run)
-        )
+        files.write_atomically(folder / artifacts.TFLITE_FILE, stamp.stamp(content, found, pipeline_run))
 
 
 def _write_evaluation(evaluation: types.Artifact, found: Evaluation) -> None:

@@ -4,23 +4,21 @@ A file without our metadata stays as it is, and so does one that this would make
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 from tfx_mobile.common import tflite_metadata
 from tfx_mobile.common.candidates import gz_size_bytes
-from tfx_mobile.size_latency_evaluator.config import Gate, RelativeTo, SizeGate
+from tfx_mobile.size_latency_evaluator.config import RelativeTo, SizeGate
 from tfx_mobile.size_latency_evaluator.evaluation import CandidateResult, Evaluation
 
 _SIGNIFICANT_DIGITS = 4
 
 
-def stamp(content: bytes, found: Evaluation, gates: Sequence[Gate], pipeline_run: str) -> bytes:
+def stamp(content: bytes, found: Evaluation, pipeline_run: str) -> bytes:
     """Returns the chosen file with the values its gates were given, and the run; its tensors are unchanged.
 
     Args:
       content: The chosen file.
       found: The evaluation that chose it.
-      gates: Those it was judged by.
       pipeline_run: Name of the run; empty when unknown.
 
     Raises:
@@ -36,13 +34,13 @@ def stamp(content: bytes, found: Evaluation, gates: Sequence[Gate], pipeline_run
     }
     stamped = dataclasses.replace(metadata, gates=values, pipeline_run=pipeline_run)
     made = tflite_metadata.write(content, stamped)
-    return made if _fits(made, found, gates) else content
+    return made if _fits(made, found) else content
 
 
-def _fits(content: bytes, found: Evaluation, gates: Sequence[Gate]) -> bool:
+def _fits(content: bytes, found: Evaluation) -> bool:
     """Whether a file is within every size gate that the candidate passed."""
     size_bytes, gz_bytes = len(content), gz_size_bytes(content)
-    for gate in gates:
+    for gate in found.gates:
         if not isinstance(gate, SizeGate):
             continue
         other = _other(found, gate)
