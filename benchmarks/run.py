@@ -154,6 +154,7 @@ def pca() -> None:
 def latency() -> None:
     """Prints paired latencies of a 256-wide net in float32 and int8, as the evaluator measures them."""
     from tfx_mobile.common.candidates import gz_size_bytes
+    from tfx_mobile.quantizer import tflite
     from tfx_mobile.quantizer.config import Mode, Quantization
     from tfx_mobile.size_latency_evaluator import latency as evaluator
     from tfx_mobile.size_latency_evaluator.config import LatencyConfig
