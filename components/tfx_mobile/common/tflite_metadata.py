@@ -230,6 +230,22 @@ def write(content: bytes, metadata: ModelMetadata) -> bytes:
     return tflite_file.write(_with_entry(model, ENTRY, _Entry.of(metadata).pack()))
 
 
+def missing_values(metadata: ModelMetadata) -> dict[str, Any]:
+    """Returns, for each input, the value that stands for a missing one as arrays hold it; None for none.
+
+    'NaN' is what JSON has for it; texts are bytes.
+    """
+    found: dict[str, Any] = {}
+    for feature in metadata.inputs:
+        value: Any = feature.missing
+        if value is not None and feature.dtype == "string":
+            value = str(value).encode()
+        elif value is not None:
+            value = int(value) if feature.dtype.startswith("int") else float(value)
+        found[feature.name] = value
+    return found
+
+
 def _listed(types: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({dtype})" for name, dtype in sorted(types.items()))
 

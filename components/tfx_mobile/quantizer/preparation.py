@@ -91,7 +91,7 @@ def prepare(
             transform_output, list(model_inputs), allow_select_tf_ops=config.allow_select_tf_ops
         )
     features = front.features if front else model_inputs
-    missing = front.missing if front else {}
+    missing = front.missing if front else None
     content = front.convert() if front else b""  # refused before rows are read
 
     def columns(batch: pa.RecordBatch) -> Columns:
@@ -106,7 +106,7 @@ def prepare(
         split=config.calibration_split,
         evaluation_split=config.evaluation_split,
     )
-    edges = boundary_rows(sample.rows, missing)
+    edges = boundary_rows(sample.rows, missing or {})
     rows = {name: np.concatenate([values, edges[name]]) for name, values in sample.rows.items()}
     inputs = front.apply(rows) if front else rows
     drawn = {name: values[: sample.num_rows] for name, values in inputs.items()}
@@ -136,7 +136,7 @@ def _batches(patterns: Sequence[str]) -> Iterator[pa.RecordBatch]:
 
 def _metadata(
     features: Features,
-    missing: Mapping[str, Any],
+    missing: Mapping[str, Any] | None,
     vocabularies: Mapping[str, Sequence[str]],
     transform_output: tft.TFTransformOutput | None,
     config: QuantizerConfig,
@@ -157,7 +157,7 @@ def _metadata(
                 name,
                 "string" if np.dtype(dtype).kind in "SUO" else np.dtype(dtype).name,
                 units.get(name, ""),
-                missing=_marker(missing[name]) if name in missing else None,
+                missing=None if missing is None else _marker(missing.get(name)),
             )
             for name, (dtype, _) in sorted(features.items())
         ),
@@ -168,8 +168,10 @@ def _metadata(
     )
 
 
-def _marker(value: Any) -> str | float:
+def _marker(value: Any) -> str | float | None:
     """Returns a marker of missing values as JSON has it: there is no NaN."""
+    if value is None:
+        return None
     if isinstance(value, (bytes, str)):
         return ""
     return float(value) if np.isfinite(value) else "NaN"

@@ -28,7 +28,13 @@ class Rows:
 
 
 def read_rows(
-    patterns: Sequence[str], features: Features, *, label_key: str, split: str, batch_size: int
+    patterns: Sequence[str],
+    features: Features,
+    *,
+    label_key: str,
+    split: str,
+    batch_size: int,
+    missing: Mapping[str, Any] | None = None,
 ) -> Rows:
     """Reads all rows of a split.
 
@@ -38,6 +44,8 @@ def read_rows(
       label_key: The label's feature.
       split: For messages.
       batch_size: Rows per read.
+      missing: By feature, the value that stands for a missing one, None where there must be one; 0 or the
+        empty string for features that are not named.
 
     Raises:
       DataError: There are no rows; the label is unknown, not a number, missing, not finite or ragged; or a
@@ -45,27 +53,29 @@ def read_rows(
     """
     columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in features}
     labels: list[npt.NDArray[np.float64]] = []
-    missing = 0
+    fillers = {name: b"" if np.dtype(dtype).kind in "SUO" else 0 for name, (dtype, _) in features.items()}
+    fillers |= missing or {}
+    unlabelled = 0
     present: set[str] = set()
     for batch in examples.read_batches(patterns, batch_size=batch_size):
         present |= set(batch.schema.names)
         found, absent = _labels(batch, label_key, split)
-        missing += absent
+        unlabelled += absent
         labels.append(found)
-        for name, column in examples.to_columns(batch, features).items():
+        for name, column in examples.to_columns(batch, features, fillers).items():
             columns[name].append(column)
     total = sum(len(part) for part in labels)
-    if total + missing == 0:
+    if total + unlabelled == 0:
         raise DataError(f"Split {split!r} must have at least one row; got zero.")
     if label_key not in present:
         raise DataError(
             f"label_key {label_key!r} must be a feature of the rows in split {split!r}; "
             f"they have {', '.join(sorted(present)) or 'none'}."
         )
-    if missing:
+    if unlabelled:
         raise DataError(
-            f"Label {label_key!r} must be set in each row; got {missing} of {total + missing} rows without "
-            f"it in split {split!r}."
+            f"Label {label_key!r} must be set in each row; got {unlabelled} of {total + unlabelled} rows "
+            f"without it in split {split!r}."
         )
     if len(widths := {part.shape[1] for part in labels}) > 1:
         raise DataError(f"Label {label_key!r} must have one width; got {sorted(widths)} in split {split!r}.")

@@ -9,7 +9,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from tfx_mobile.common import artifacts, candidates, files, jsonable
+from tfx_mobile.common import artifacts, candidates, files, jsonable, tflite_metadata
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
 from tfx_mobile.size_latency_evaluator import measure, report, stamp
@@ -46,6 +46,8 @@ class Executor(base_executor.BaseExecutor):
         # The split is looked up before anything is measured: a wrong name must not cost the measuring.
         patterns = artifacts.split_pattern(input_dict["examples"], config.eval_split)
 
+        missing = _missing_values(Path(source.uri))
+
         def rows(features: Features) -> Rows:
             return read_rows(
                 patterns,
@@ -53,6 +55,7 @@ class Executor(base_executor.BaseExecutor):
                 label_key=config.label_key,
                 split=config.eval_split,
                 batch_size=config.batch_size,
+                missing=missing,
             )
 
         found = measure.evaluate(
@@ -80,6 +83,13 @@ def _baseline(found: list[types.Artifact]) -> types.Artifact | None:
         return None
     baseline = artifact_utils.get_single_instance(found)
     return None if baseline.get_int_custom_property(FIRST_RELEASE_PROPERTY) == 1 else baseline
+
+
+def _missing_values(source: Path) -> dict[str, Any]:
+    """Returns what stands for missing values in the candidates' inputs, as the reference file says."""
+    reference = candidates.model_path(source, candidates.read(source).reference)
+    metadata = tflite_metadata.read(reference.read_bytes()) if reference.exists() else None
+    return tflite_metadata.missing_values(metadata) if metadata else {}
 
 
 def _tflite(model: types.Artifact) -> Path:
