@@ -113,7 +113,7 @@ class Extent:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """The number of elements of a tensor; at least one, since a batch has at least one row."""
+    """The number of elements of a tensor whose shape depends on the batch only; so there is at least one."""
 
     of: Any
     dtype: tf.DType
@@ -159,6 +159,7 @@ _NO_BUILTIN = _names(
     "UnicodeDecodeWithOffsets UnicodeScript UnicodeTranscode UniqueWithCounts UnsortedSegmentJoin"
 )
 _NO_BUILTIN_ON_STRINGS = _names("BroadcastTo ConcatV2 Pack Select SelectV2 Unique Where ReduceJoin Tile")
+_SIZED_BY_DATA = _names("DynamicPartition ListDiff SetDiff1D Unique UniqueV2 UniqueWithCounts Where")
 _STATEFUL_BUT_KNOWN = _names("LookupTableFindV2 LookupTableSizeV2 LookupTableExportV2 ReadVariableOp")
 
 
@@ -602,6 +603,8 @@ def _shape(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
 def _size(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
     (given,) = inputs
     if isinstance(given, _STAND_INS) or 0 in given.shape.as_list():
+        return None
+    if any(source.type in _SIZED_BY_DATA for source in ancestors([given.op])):
         return None
     return Size(given, op.get_attr("out_type"))
 
