@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.interpreter import TFLiteModel, flex_ops
 
 pytestmark = pytest.mark.pipeline
 
@@ -189,3 +190,24 @@ def test_a_file_without_the_signature_is_refused(files: dict[str, bytes]) -> Non
 def test_bytes_that_are_no_model_are_refused(content: bytes) -> None:
     with pytest.raises(DataError, match=re.escape("LiteRT refuses the file: ")):
         load(content)
+
+
+@pytest.mark.pipeline
+def test_a_file_with_tensorflows_own_ops_runs_where_its_interpreter_is(tmp_path: Any) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    lower = tf.function(lambda name: {"y": tf.cast(tf.strings.length(tf.strings.lower(name)), tf.float32)})
+    traced = lower.get_concrete_function(tf.TensorSpec([None], tf.string, name="name"))
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": traced})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    content = converter.convert()
+    assert flex_ops(content) == ["FlexStringLength", "FlexStringLower"]
+    if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 20):
+        names = {"name": np.array([b"Sun", b""], dtype=object)}
+        np.testing.assert_array_equal(TFLiteModel(content).predict(names), [[3.0], [0.0]])
+    else:
+        message = "come without, and the file has FlexStringLength, FlexStringLower. Rewrite them in"
+        with pytest.raises(DataError, match=re.escape(message)):
+            TFLiteModel(content)

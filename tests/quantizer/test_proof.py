@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.common.interpreter import TFLiteModel
+from tfx_mobile.common.interpreter import Kernels, TFLiteModel
 from tfx_mobile.quantizer import proof
 from tfx_mobile.quantizer.core import Difference
-from tfx_mobile.quantizer.proof import Kernels
 
+OTHERS = (Kernels.WITHOUT_XNNPACK, Kernels.REFERENCE)
 pytestmark = pytest.mark.pipeline
 
 WIDTH, HIDDEN = 20, 64
@@ -130,7 +130,7 @@ def test_a_sparse_file_counts_or_says_why_not_and_one_that_counts_is_right(
     content = files[f"{mode}-sparse"]
     found = proof.prove(content, rows, wanted, exact=mode == "float32")
     good = True
-    for load in (TFLiteModel, lambda given: proof._OtherModel(given, Kernels.WITHOUT_XNNPACK)):
+    for load in (TFLiteModel, lambda given: TFLiteModel(given, kernels=Kernels.WITHOUT_XNNPACK)):
         try:
             got = load(content).predict(rows)
             good &= bool(np.abs(got - wanted).mean() < 0.05 * np.abs(wanted - wanted.mean(axis=0)).mean())
@@ -184,7 +184,7 @@ def test_a_file_that_remembers_what_it_was_given_does_not_count(files: dict[str,
     assert found.failure == "predicts by 1 otherwise at batch 1 once it has run at batch 1"
 
 
-@pytest.mark.parametrize("kernels", list(Kernels))
+@pytest.mark.parametrize("kernels", OTHERS)
 def test_kernels_that_disagree_do_not_count(
     files: dict[str, bytes], rows: dict[str, Any], wanted: Any, kernels: Kernels
 ) -> None:
@@ -211,7 +211,7 @@ def test_other_kernels_leave_out_the_default_ones(files: dict[str, bytes]) -> No
 
     for content in (files["float32"], files["int8"]):
         assert delegates(TFLiteModel(content))
-        assert not any(delegates(proof._OtherModel(content, kernels)) for kernels in Kernels)
+        assert not any(delegates(TFLiteModel(content, kernels=kernels)) for kernels in OTHERS)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -219,7 +219,7 @@ def test_the_reference_kernels_give_the_same_bits_at_every_batch_size(
     files: dict[str, bytes], rows: dict[str, Any], wanted: Any, mode: str
 ) -> None:
     exact = mode == "float32"
-    assert proof.prove(files[mode], rows, wanted, exact=exact, others=tuple(Kernels)).failure == ""
+    assert proof.prove(files[mode], rows, wanted, exact=exact, others=OTHERS).failure == ""
     got, content = wanted + NUM_ROWS, files["adds_the_batch_size"]
     failure = proof._check_kernels(
         content, Kernels.REFERENCE, rows, got, got, exact=exact, num_sampled=NUM_ROWS, allowed=1000.0
@@ -231,7 +231,9 @@ def test_the_reference_kernels_give_the_same_bits_at_every_batch_size(
 def test_a_file_of_ops_that_the_kernels_lack_does_not_count_with_them(files: dict[str, bytes]) -> None:
     names, wanted = np.array([b"Flash", b""], object), np.array([[1.0], [-1.0]], np.float32)
     found = proof.prove(files["lookup"], {"name": names}, wanted, exact=True, others=(Kernels.REFERENCE,))
-    message = "LiteRT's reference kernels refuse the file: Didn't find op for builtin opcode 'HASHTABLE'"
+    message = (
+        "LiteRT refuses the file, with the reference kernels: Didn't find op for builtin opcode 'HASHTABLE'"
+    )
     assert found.failure.startswith(message)
     assert "\n" not in found.failure
 

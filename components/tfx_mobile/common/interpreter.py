@@ -1,10 +1,13 @@
 """The TFLite interpreter, chosen in one place: LiteRT (`ai_edge_litert`), the runtime phones use.
 
 `TFLiteModel` speaks in named features and rows; it hides signatures, batch resizing and quantised inputs
-and outputs. Does not measure time (size_latency_evaluator/latency.py) and imports neither TFX nor TensorFlow.
+and outputs. Does not measure time (size_latency_evaluator/latency.py). Imports neither TFX nor TensorFlow,
+except for a file with TensorFlow's own ops: LiteRT cannot run it, TensorFlow's interpreter before 2.20 can.
 """
 
 import dataclasses
+import enum
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import interpreter as litert
+from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.common.errors import DataError
 
 SIGNATURE = "serving_default"
+_WITHOUT_FLEX = (2, 20)  # from this TensorFlow on, its interpreter has no Flex delegate
+
+
+class Kernels(enum.Enum):
+    """Implementations of the ops: the default ones are XNNPACK's where it has the op.
+
+    WITHOUT_XNNPACK is what runs where an app leaves XNNPACK out. REFERENCE says what each op means, in plain
+    loops; it lacks some ops (hash tables), and no phone runs it.
+
+    Source: `OpResolverType` in LiteRT's interpreter.py.
+    """
+
+    DEFAULT = "default kernels"
+    WITHOUT_XNNPACK = "kernels without XNNPACK"
+    REFERENCE = "reference kernels"
+
+
+_RESOLVERS = {
+    Kernels.DEFAULT: litert.OpResolverType.AUTO,
+    Kernels.WITHOUT_XNNPACK: litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    Kernels.REFERENCE: litert.OpResolverType.BUILTIN_REF,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +71,18 @@ class TFLiteModel:
     Args:
       content: The file's bytes, or its path.
       num_threads: Threads the interpreter may use; >= 1.
+      kernels: Which implementations of the ops; a file with TensorFlow's own ops takes the default ones.
 
     Raises:
       DataError: The interpreter refuses the file, or it has no `serving_default` signature.
     """
 
-    def __init__(self, content: bytes | Path, *, num_threads: int = 1) -> None:
+    def __init__(
+        self, content: bytes | Path, *, num_threads: int = 1, kernels: Kernels = Kernels.DEFAULT
+    ) -> None:
         data = content if isinstance(content, bytes) else content.read_bytes()
         try:
-            self.interpreter = litert.Interpreter(model_content=data, num_threads=num_threads)
+            self.interpreter = _interpreter(data, num_threads, kernels)
             signatures = self.interpreter.get_signature_list()
             if SIGNATURE not in signatures:
                 raise DataError(
@@ -65,7 +94,8 @@ class TFLiteModel:
         except (ValueError, RuntimeError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"LiteRT refuses the file: {str(error).strip()}") from error
+            others = f", with the {kernels.value}" if kernels is not Kernels.DEFAULT else ""
+            raise DataError(f"LiteRT refuses the file{others}: {str(error).strip()}") from error
         self.inputs = _specs(self._runner.get_input_details())
         self.outputs = _specs(self._runner.get_output_details())
 
@@ -106,6 +136,38 @@ class TFLiteModel:
             raise DataError(f"LiteRT failed on a batch of {rows} rows: {str(error).strip()}") from error
         parts = [_decode(spec, found[name]).reshape(rows, -1) for name, spec in sorted(self.outputs.items())]
         return np.concatenate(parts, axis=1)
+
+
+def flex_ops(content: bytes) -> list[str]:
+    """Returns the ops of a file that are TensorFlow's own, 'FlexStringLower' for example.
+
+    Args:
+      content: A TFLite file; of another, none are found.
+    """
+    if b"Flex" not in content:
+        return []
+    model = schema.Model.GetRootAs(content, 0)
+    codes = (model.OperatorCodes(i).CustomCode() for i in range(model.OperatorCodesLength()))
+    return sorted({code.decode() for code in codes if code and code.startswith(b"Flex")})
+
+
+def _interpreter(content: bytes, num_threads: int, kernels: Kernels) -> Any:
+    flex = flex_ops(content)
+    if not flex:
+        return litert.Interpreter(
+            model_content=content,
+            num_threads=num_threads,
+            experimental_op_resolver_type=_RESOLVERS[kernels],
+        )
+    tensorflow = importlib.import_module("tensorflow")
+    version = tuple(int(part) for part in tensorflow.__version__.split(".")[:2])
+    if version >= _WITHOUT_FLEX:
+        raise DataError(
+            f"A file with TensorFlow's own ops can be run where the interpreter has the Flex delegate; "
+            f"TensorFlow {tensorflow.__version__} and LiteRT come without, and the file has "
+            f"{', '.join(flex)}. Rewrite them in preprocessing_fn, or use TensorFlow before 2.20."
+        )
+    return tensorflow.lite.Interpreter(model_content=content, num_threads=num_threads)
 
 
 def _specs(details: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorSpec]:

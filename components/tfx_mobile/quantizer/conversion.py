@@ -14,13 +14,13 @@ from typing import Any
 from tfx_mobile.common import candidates, files, tflite_metadata, tflite_weights
 from tfx_mobile.common.candidates import Candidate
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.interpreter import Kernels, flex_ops
 from tfx_mobile.common.ladder import Rung, Twin
 from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata
 from tfx_mobile.quantizer import calibration, coarse, mixed, proof, tflite
 from tfx_mobile.quantizer.config import MAX_WEIGHT_BITS, Mode, Quantization
 from tfx_mobile.quantizer.join import join
 from tfx_mobile.quantizer.preparation import Shared
-from tfx_mobile.quantizer.proof import Kernels
 from tfx_mobile.quantizer.simplify import simplify
 from tfx_mobile.quantizer.strip import strip
 
@@ -111,7 +111,7 @@ def _make(shared: Shared, model: _Model, rung: Rung, quantization: Quantization,
         model.predictor.apply(shared.inputs),
         exact=quantization.mode is Mode.FLOAT32,
         num_sampled=shared.num_sampled,
-        others=() if quantization.block_size else (Kernels.WITHOUT_XNNPACK,),
+        others=_others(content, quantization),
     )
     if not difference.failure:
         _write(candidates.model_path(folder, name), content)
@@ -154,6 +154,11 @@ def _convert(shared: Shared, model: _Model, rung: Rung, quantization: Quantizati
         content = mixed.quantize_tables(content)
     tflite_weights.check(content, kernels, rung.name)
     return content, _note(shared, quantization)
+
+
+def _others(content: bytes, quantization: Quantization) -> tuple[Kernels, ...]:
+    """Returns the kernels beside the default ones that a file must run on; blocks are XNNPACK's alone."""
+    return () if quantization.block_size or flex_ops(content) else (Kernels.WITHOUT_XNNPACK,)
 
 
 def _metadata(shared: Shared, quantization: Quantization) -> ModelMetadata:

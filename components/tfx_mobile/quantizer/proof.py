@@ -6,41 +6,20 @@ the caller runs this in a worker process. Imports neither TFX nor TensorFlow; th
 """
 
 import dataclasses
-import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import interpreter as litert
 
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.common.interpreter import SIGNATURE, TFLiteModel
+from tfx_mobile.common.interpreter import Kernels, TFLiteModel
 from tfx_mobile.quantizer import core
 from tfx_mobile.quantizer.core import Difference, FloatArray
 
 Columns = Mapping[str, npt.NDArray[Any]]
 _NUM_SINGLE_ROWS = 3
 _NUM_OTHER_ROWS = 64  # reference kernels take 10 to 100 times as long
-
-
-class Kernels(enum.Enum):
-    """Implementations of the ops beside the default ones, which are XNNPACK's where it has the op.
-
-    WITHOUT_XNNPACK is what runs where an app leaves XNNPACK out. REFERENCE says what each op means, in plain
-    loops; it lacks some ops (hash tables), and no phone runs it.
-
-    Source: `OpResolverType` in LiteRT's interpreter.py.
-    """
-
-    WITHOUT_XNNPACK = "kernels without XNNPACK"
-    REFERENCE = "reference kernels"
-
-
-_RESOLVERS = {
-    Kernels.WITHOUT_XNNPACK: litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    Kernels.REFERENCE: litert.OpResolverType.BUILTIN_REF,
-}
 
 
 def prove(
@@ -103,21 +82,6 @@ def prove(
     return dataclasses.replace(found, failure=failure)
 
 
-class _OtherModel(TFLiteModel):
-    """The file, run by other kernels than the default ones."""
-
-    def __init__(self, content: bytes, kernels: Kernels) -> None:
-        super().__init__(content)
-        try:
-            self.interpreter = litert.Interpreter(
-                model_content=content, experimental_op_resolver_type=_RESOLVERS[kernels], num_threads=1
-            )
-            self.interpreter.allocate_tensors()
-            self._runner = self.interpreter.get_signature_runner(SIGNATURE)
-        except (ValueError, RuntimeError) as error:
-            raise DataError(f"LiteRT's {kernels.value} refuse the file: {_one_line(error)}") from error
-
-
 def _check_kernels(
     content: bytes,
     kernels: Kernels,
@@ -129,7 +93,7 @@ def _check_kernels(
     num_sampled: int,
     allowed: float,
 ) -> str:
-    model = _OtherModel(content, kernels)
+    model = TFLiteModel(content, kernels=kernels)
     got = model.predict(rows)
     failure = core.compare(got, wanted, exact=exact, num_sampled=num_sampled).failure
     failure = failure or _check_batches(model, rows, got, 0.0 if kernels is Kernels.REFERENCE else allowed)
