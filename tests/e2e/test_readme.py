@@ -15,16 +15,22 @@ pytestmark = pytest.mark.e2e
 README = Path(__file__).parents[2] / "README.md"
 REDUCER_GUIDE = README.parent / "docs" / "dimensionality-reducer.md"
 TRAINER_GUIDE = README.parent / "docs" / "pruning-trainer.md"
+QUANTIZER_GUIDE = README.parent / "docs" / "quantizer.md"
 
 
 def run_as_written(document, files, rows, folder):
     """Writes the document's Python blocks to the files, the rows to data/, and runs the last file."""
-    blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
-    for name, block in zip(files, blocks, strict=True):
-        (folder / name).write_text(block)
     (folder / "data").mkdir()
     lines = [",".join(map(str, row)) for row in zip(*rows.values(), strict=True)]
     (folder / "data" / "trips.csv").write_text("\n".join([",".join(rows), *lines]) + "\n")
+    return run_blocks(document, files, folder)
+
+
+def run_blocks(document, files, folder):
+    """Writes the document's Python blocks to the files and runs the last one."""
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    for name, block in zip(files, blocks, strict=True):
+        (folder / name).write_text(block)
     done = subprocess.run(
         [sys.executable, files[-1]],
         cwd=folder,
@@ -62,6 +68,30 @@ def test_the_pipeline_of_the_readme_pushes_a_model_that_takes_raw_features(own_p
     assert set(model.inputs) == {"miles", "minutes"}
     fare = model.predict({"miles": np.array([10.0]), "minutes": np.array([30.0])})[0, 0]
     assert 20.0 < fare < 40.0  # 29.5 by the rule the rows were made with
+
+
+def test_the_quantizers_guide_goes_on_from_the_readme(own_project):
+    printed = run_blocks(QUANTIZER_GUIDE, ("my_candidates.py",), own_project)
+    lines = {line.split()[0]: line for line in printed.splitlines() if re.match(r"s(0|75)-", line)}
+    kinds = (
+        "float32",
+        "int8",
+        "int16x8",
+        "dynamic_range-w5",
+        "int4-without",
+        "int8-float2",
+        "float32-sparse",
+    )
+    assert list(lines) == [f"{rung}-{kind}" for rung in ("s0", "s75") for kind in kinds]
+    assert lines["s0-int4-without"].endswith("in float32: fare")
+    log = (own_project / "candidates.log").read_text()
+    assert "Candidate s75-float32-sparse" in log
+    program = Path(sys.executable).with_name("tfx-mobile")
+    (file,) = own_project.glob("workspace/**/s75-int8/model.tflite")
+    shown = subprocess.run([program, "inspect", file], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"label +fare +USD", shown)
+    assert re.search(r"inputs +miles +mi", shown)
+    assert "100.00% of the bytes explained" in shown
 
 
 def test_the_pipeline_of_the_reducers_guide_reduces(tmp_path):
