@@ -105,8 +105,36 @@ def test_a_saved_model_of_neither_kind_is_refused(tmp_path: Path) -> None:
 
     tf.saved_model.save(tf.Module(), str(tmp_path))
     message = (
-        "A model to convert must have the signature 'transformed' or be a SavedModel that Keras 2 wrote; "
-        f"got neither in {tmp_path}."
+        "A model to convert must have the signature 'transformed', be a SavedModel that Keras 2 wrote, or "
+        f"take transformed features by name in 'serving_default'; got none of them in {tmp_path}."
     )
     with pytest.raises(DataError, match=re.escape(message)):
         tflite.load(tmp_path)
+
+
+def test_a_folder_without_a_saved_model_is_refused(tmp_path: Path) -> None:
+    from tfx_mobile.quantizer import tflite
+
+    (tmp_path / "model.keras").write_bytes(b"of Keras 3")
+    message = (
+        f"A model to convert must be a SavedModel; got model.keras in {tmp_path}. Of Keras 3, write one with "
+        "model.export(folder)."
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        tflite.load(tmp_path)
+
+
+def test_what_keras_3_exports_converts(tmp_path: Path) -> None:
+    import keras
+
+    from tfx_mobile.quantizer import tflite
+
+    given = {name: keras.Input((1,), name=name) for name in ("miles", "minutes")}
+    joined = keras.layers.Concatenate()(list(given.values()))
+    model = keras.Model(given, keras.layers.Dense(1)(keras.layers.Dense(4, "relu")(joined)))
+    model.export(str(tmp_path / "model"))
+    predictor = tflite.load(tmp_path / "model")
+    rows = {name: np.arange(3, dtype=np.float32)[:, None] + i for i, name in enumerate(predictor.features)}
+    wanted = model.predict(rows, verbose=0)
+    content = predictor.convert(Quantization(Mode.FLOAT32), rows)
+    np.testing.assert_allclose(TFLiteModel(content).predict(rows), wanted, rtol=1e-5)

@@ -117,22 +117,43 @@ def load(folder: Path) -> Predictor:
     """Returns the model of a rung, through its signature of transformed features, or of a stock trainer.
 
     Args:
-      folder: A SavedModel with the signature 'transformed', of any Keras, or one that Keras 2 wrote.
+      folder: A SavedModel with the signature 'transformed', of any Keras; one that Keras 2 wrote; or one
+        whose 'serving_default' takes features by name, as `export` of Keras 3 writes it.
 
     Raises:
-      DataError: It is neither, an input is not of fixed width, or there is more than one output.
+      DataError: There is none, it is none of these, an input is not of fixed width, or there is more than one
+        output.
     """
+    if not tf.saved_model.contains_saved_model(str(folder)):
+        there = ", ".join(sorted(path.name for path in folder.glob("*"))) or "nothing"
+        raise DataError(
+            f"A model to convert must be a SavedModel; got {there} in {folder}. Of Keras 3, write one with "
+            "model.export(folder)."
+        )
     loaded = tf.saved_model.load(str(folder))
-    if ladder.MODEL_SIGNATURE not in loaded.signatures:
-        return of_keras(_load_keras(folder))
-    signature = loaded.signatures[ladder.MODEL_SIGNATURE]
+    if ladder.MODEL_SIGNATURE in loaded.signatures:
+        weights = getattr(loaded, ladder.WEIGHTS, None)
+        return _of_signature(loaded, loaded.signatures[ladder.MODEL_SIGNATURE], weights)
+    if (folder / "keras_metadata.pb").exists():
+        return of_keras(tf_keras.models.load_model(folder, compile=False))
+    signature = loaded.signatures.get(SIGNATURE)
+    specs = list(signature.structured_input_signature[1].values()) if signature is not None else []
+    if not specs or any(spec.dtype == tf.string for spec in specs):
+        raise DataError(
+            f"A model to convert must have the signature {ladder.MODEL_SIGNATURE!r}, be a SavedModel that "
+            f"Keras 2 wrote, or take transformed features by name in {SIGNATURE!r}; got none of them in "
+            f"{folder}."
+        )
+    return _of_signature(loaded, signature, None)
+
+
+def _of_signature(loaded: Any, signature: Any, weights: Mapping[str, Any] | None) -> Predictor:
     (output,) = _one_output(signature.structured_outputs)
-    weights = getattr(loaded, ladder.WEIGHTS, None) or _by_name(signature.variables)
     return Predictor(
         loaded,
         lambda features: signature(**features)[output],
         signature.structured_input_signature[1],
-        weights,
+        weights or _by_name(signature.variables),
     )
 
 
@@ -145,15 +166,6 @@ def of_keras(model: tf_keras.Model) -> Predictor:
     _one_output(model.output_names)
     inputs = dict(zip(model.input_names, model.inputs, strict=True))
     return Predictor(model, lambda features: model(features, training=False), inputs, _by_name(model.weights))
-
-
-def _load_keras(folder: Path) -> tf_keras.Model:
-    if not (folder / "keras_metadata.pb").exists():
-        raise DataError(
-            f"A model to convert must have the signature {ladder.MODEL_SIGNATURE!r} or be a SavedModel that "
-            f"Keras 2 wrote; got neither in {folder}."
-        )
-    return tf_keras.models.load_model(folder, compile=False)
 
 
 def _one_output(names: Iterable[str]) -> list[str]:
