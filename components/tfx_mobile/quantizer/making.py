@@ -5,6 +5,7 @@ Decides the order and what a failure is called; conversion.py makes a single one
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from tfx_mobile.quantizer.config import Mode, Quantization, QuantizerConfig
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
+_LOGGER = logging.getLogger(__name__)
 _CONVERSION = "tfx_mobile.quantizer.conversion"
 _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}  # what is left says why one died
 
@@ -141,13 +143,14 @@ def scale_stability(tasks: Sequence[Task], shared: Path, config: QuantizerConfig
         environment=_ENVIRONMENT,
         num_threads=1,
     )
-    halves = []
+    halves: dict[int, dict[str, Scale]] = {}
     with contextlib.closing(outcomes):
-        for _, outcome in outcomes:
+        for half, outcome in outcomes:
             if isinstance(outcome, Exception):
+                _LOGGER.warning("The ranges of two halves of the rows cannot be compared: %s", _line(outcome))
                 return None
-            halves.append({name: Scale(**scale) for name, scale in outcome.items()})
-    return calibration.compare_scales(*halves)
+            halves[half] = {name: Scale(**scale) for name, scale in outcome.items()}
+    return calibration.compare_scales(halves[0], halves[1])
 
 
 def check_runtimes(
@@ -196,8 +199,13 @@ def _failed(task: Task, error: Exception) -> Candidate:
         rung=task.rung.name,
         mode=task.quantization.name,
         sparsity_fraction=task.rung.sparsity_fraction,
-        failure=" ".join(str(error).partition("\n")[0].split()),
+        failure=_line(error),
     )
+
+
+def _line(error: Exception) -> str:
+    """Returns an error's first line: what follows in a worker's is its traceback."""
+    return " ".join(str(error).partition("\n")[0].split())
 
 
 def _num_processes(config: QuantizerConfig, num_jobs: int) -> int:
