@@ -1,5 +1,6 @@
 """The main job, run for real: taxi rows in, a gated, signed TFLite file out."""
 
+import dataclasses
 import importlib.metadata
 import json
 import re
@@ -27,16 +28,23 @@ def test_every_component_runs_and_says_so_in_one_line(taxi_run):
 
 
 def test_the_chosen_file_is_blessed_pushed_and_what_a_phone_fetches(taxi_run, tmp_path):
+    from tfx_mobile.common import tflite_metadata
     from tfx_mobile.registry.client import Client
     from tfx_mobile.registry.store import Registry
 
     found = evaluation_of(taxi_run)
     assert found.blessed
-    chosen = taxi_run.uri("Quantizer", "candidates") / found.chosen / "model.tflite"
+    chosen = taxi_run.uri("SizeLatencyEvaluator", "model") / "Format-Serving" / "tflite"
     registry = Registry(taxi_run.registry)
     fetched = Client(str(taxi_run.registry), root=registry.root_path, cache=tmp_path).fetch("taxi-fare")
     assert fetched.path.read_bytes() == chosen.read_bytes()
     assert fetched.metadata["figures"]["candidate"] == found.chosen
+    written = tflite_metadata.read(fetched.path.read_bytes())
+    assert set(written.gates) == {verdict.gate for verdict in found.candidate(found.chosen).verdicts}
+    assert written.pipeline_run
+    candidate = taxi_run.uri("Quantizer", "candidates") / found.chosen / "model.tflite"
+    unstamped = dataclasses.replace(written, gates={}, pipeline_run="")
+    assert tflite_metadata.write(chosen.read_bytes(), unstamped) == candidate.read_bytes()
     assert taxi_run.properties("RegistryPusher", "pushed_model")["pushed"] == 1
     assert registry.verify()
 
