@@ -35,7 +35,7 @@ demo: ready ## Run the taxi-fare pipeline from data to signed delivery
 	$(BIN)/python -m taxi_fare $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 test: ready ## Run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: ready ## Check style and formatting
 	$(BIN)/ruff check $(ARGS)
