@@ -66,6 +66,12 @@ def exit_at_once():
     os._exit(3)
 
 
+def exit_after(seconds):
+    if seconds:
+        time.sleep(seconds)
+        os._exit(3)
+
+
 def end(code):
     sys.exit(code)
 
@@ -446,6 +452,19 @@ def test_one_process_does_job_after_job_in_their_order() -> None:
     )
     assert [(position, value["square"]) for position, value in found] == [(n, n * n) for n in range(6)]
     assert len({value["process"] for _, value in found}) == 1
+
+
+def test_a_worker_that_dies_while_another_outcome_is_looked_at_costs_its_job_only() -> None:
+    found = {}
+    jobs: list[dict[str, Any]] = [{"seconds": 0}, {"seconds": 0.5}]
+    for position, outcome in worker.run_each(
+        "worker_functions.exit_after", jobs, num_processes=2, timeout_seconds=60
+    ):
+        found[position] = outcome
+        time.sleep(3)
+    assert found[0] is None
+    assert isinstance(found[1], WorkerError)
+    assert "ended with code 3" in str(found[1])
 
 
 def test_values_do_not_depend_on_the_number_of_processes() -> None:

@@ -62,6 +62,7 @@ from tfx_mobile.quantizer.config import (
             {"mode": Mode.INT8, "exclude": ("out",), "sparse": True},
             "exclude and keep_float go with neither sparse nor integer_io.",
         ),
+        ({"mode": Mode.INT8, "suffix": "a/b"}, "suffix must be small letters and digits; got 'a/b'."),
         (
             {"mode": Mode.INT8, "max_gz_ratio": 0.5},
             "max_gz_ratio says how far keep_float may go; keep_float is 0.",
@@ -79,6 +80,7 @@ def test_a_quantization_that_cannot_be_is_refused(settings: dict[str, Any], mess
         (Quantization(Mode.INT8), "int8"),
         (Quantization(Mode.INT8, weight_bits=4, sparse=True), "int8-w4-sparse"),
         (Quantization(Mode.INT4, block_size=32), "int4-b32"),
+        (Quantization(Mode.INT8, exclude=("out",), suffix="b"), "int8-without-b"),
         (Quantization(Mode.INT16X8, integer_io=True), "int16x8-io"),
         (Quantization(Mode.DYNAMIC_RANGE, exclude=("out",), keep_float=2), "dynamic_range-without-float2"),
     ],
@@ -108,10 +110,13 @@ def test_the_default_is_the_standard_set() -> None:
         ("tiny", "A set of modes must be one of 'standard', 'smallest', 'fastest', 'accurate'; got 'tiny'."),
         ("int8", "A single mode is a list: [Mode.INT8]."),
         ([], "modes must be one or more that differ by name; got none."),
-        ([Mode.INT8, Mode.INT8], "modes must be one or more that differ by name; got int8 more than once."),
+        (
+            [Mode.INT8, Mode.INT8],
+            "that differ by name; got int8 more than once: give one a suffix.",
+        ),
         (
             [Quantization(Mode.INT8, exclude=("a",)), Quantization(Mode.INT8, exclude=("b",))],
-            "modes must be one or more that differ by name; got int8-without more than once.",
+            "that differ by name; got int8-without more than once: give one a suffix.",
         ),
         (["int8"], "or Quantization(...); got 'int8'."),
     ],

@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.common import tflite_objects
 from tfx_mobile.quantizer.join import join
-from tfx_mobile.quantizer.simplify import simplify
+from tfx_mobile.quantizer.simplify import number_tables, simplify
 
 from .conftest import rows, run
 
@@ -120,6 +120,19 @@ def test_joined_files_compute_the_same_to_the_bit(back: str, parts: dict[str, by
     count = 1 if back == "lstm" else 9
     for name, values in run(joined, rows(count)).items():
         np.testing.assert_array_equal(run(simplify(joined), rows(count))[name], values)
+
+
+def test_tables_have_the_same_numbers_whatever_the_converter_gave_them(parts: dict[str, bytes]) -> None:
+    joined = join(parts["front"], parts["own_table"])
+    model = tflite_objects.read(joined)
+    for graph in model.subgraphs:
+        for one in graph.operators:
+            if model.operatorCodes[one.opcodeIndex].builtinCode == schema.BuiltinOperator.HASHTABLE:
+                one.builtinOptions.tableId ^= 12345
+    assert number_tables(tflite_objects.write(model)) == number_tables(joined)
+    for name, values in run(joined, rows(9)).items():
+        np.testing.assert_array_equal(run(number_tables(joined), rows(9))[name], values)
+    assert number_tables(parts["float32"]) == parts["float32"]
 
 
 def test_simplifying_again_changes_nothing(z_scores: bytes) -> None:

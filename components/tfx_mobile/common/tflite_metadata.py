@@ -75,7 +75,7 @@ class Feature(jsonable.Settings):
     dtype: str
     unit: str = ""
     description: str = ""
-    missing: str | float | None = None
+    missing: str | int | float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Entry(jsonable.Settings):
 
     label: Feature
     units: dict[str, str] = dataclasses.field(default_factory=dict)
-    missing: dict[str, str | float] = dataclasses.field(default_factory=dict)
+    missing: dict[str, str | int | float] = dataclasses.field(default_factory=dict)
     vocabularies: dict[str, Vocabulary] = dataclasses.field(default_factory=dict)
     gates: dict[str, float] = dataclasses.field(default_factory=dict)
     pipeline_run: str = ""

@@ -48,10 +48,12 @@ class Rows:
     Attributes:
       values: Any shape of as many elements as there are rows.
       present: Shape (rows,), bool.
+      is_raw: The values of rows that are not present are still those that mean missing.
     """
 
     values: Any
     present: Any
+    is_raw: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +183,7 @@ def sparse_stand_in(column: Any) -> tuple[Positions, Rows, Any]:
     else:
         present = tf.not_equal(column, tf.constant(missing_value(column.dtype), column.dtype))
     rows = tf.shape(column, tf.int64)[0]
-    return Positions(present), Rows(column, present), tf.stack([rows, 1])
+    return Positions(present), Rows(column, present, is_raw=True), tf.stack([rows, 1])
 
 
 def tables_of(transform: TransformFunction, name: str) -> list[tuple[Any, Any]]:
@@ -310,7 +312,7 @@ class Rewriter:
         others = [v for v in inputs if not isinstance(v, Rows)]
         if shaping:
             shape = [v.value if isinstance(v, Extent) else _constant(v) for v in others]
-            return Rows(_run(op, [rows[0].values, *shape])[0], rows[0].present)
+            return Rows(_run(op, [rows[0].values, *shape])[0], rows[0].present, rows[0].is_raw)
         if any(isinstance(value.values, _STAND_INS) for value in rows):
             return None
         shapes = {tuple(value.values.shape.as_list()) for value in rows}
@@ -534,7 +536,7 @@ def _to_dense(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
     if not isinstance(positions, Positions) or not _is_known(default):
         return None
     if positions.present is None and not isinstance(values, _STAND_INS):
-        values = Rows(values, tf.ones(tf.shape(values), tf.bool))
+        values = Rows(values, tf.ones(tf.shape(values), tf.bool), is_raw=True)
     shape = tf.get_static_value(op.inputs[1], partial=True)
     if not isinstance(values, Rows) or isinstance(values.values, _STAND_INS) or np.shape(shape) != (2,):
         return None
@@ -545,7 +547,7 @@ def _to_dense(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
     if column.dtype == tf.string:
         if width != 1:
             return None
-        return column if default.numpy() == b"" else Choice(present, column, default)
+        return column if default.numpy() == b"" and values.is_raw else Choice(present, column, default)
     first = tf.where(present, column, filler)
     if width == 1:
         return first
@@ -560,7 +562,7 @@ def _fill_empty_rows(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
     column = tf.reshape(values.values, [-1])
     if column.dtype != tf.string:
         column = tf.where(values.present, column, _constant(default))
-    elif default.numpy() != b"":
+    elif default.numpy() != b"" or not values.is_raw:
         return None
     return [Positions(None), column, tf.logical_not(values.present), values]
 
@@ -650,7 +652,8 @@ def _floor_div(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
     """Divides int64 by a positive constant, exactly: TFLite has FLOOR_MOD but no FLOOR_DIV for int64.
 
     Long division with digits of 20 bits: what is left of taking the remainder off is a multiple of the
-    divisor, and float32 rounds a quotient of less than 2**22 to the right integer.
+    divisor, and float32 rounds a quotient of less than 2**22 to the right integer. Below -2**62, taking the
+    remainder off may wrap.
     """
     given, divisor = inputs
     values = given.values if isinstance(given, Rows) else given

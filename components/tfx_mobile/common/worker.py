@@ -225,7 +225,7 @@ def _run_each(
     crew: list[_Process] = []
     try:
         while left or any(process.is_busy for process in crew):
-            for process in [each for each in crew if each.has_ended]:
+            for process in [each for each in crew if each.has_ended and not each.is_busy]:
                 crew.remove(process)
                 process.finish()
                 process.end()

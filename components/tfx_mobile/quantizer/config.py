@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from tfx_mobile.common.errors import ConfigError
@@ -11,6 +12,7 @@ from tfx_mobile.common.ladder import Twin
 
 BLOCK_SIZES = (32, 64, 128, 256)  # what LiteRT's kernels take
 MAX_WEIGHT_BITS = 8
+_SUFFIX = re.compile("[a-z0-9]+")
 
 
 class Mode(enum.Enum):
@@ -35,7 +37,7 @@ class Mode(enum.Enum):
 _FLOAT_MODES = (Mode.FLOAT32, Mode.FLOAT16)
 _INTEGER_MODES = (Mode.INT8, Mode.INT16X8)
 _BYTE_MODES = (Mode.DYNAMIC_RANGE, Mode.INT8, Mode.INT16X8, Mode.WEIGHT_ONLY_INT8)
-_STOCK_MODES = (Mode.FLOAT32, Mode.FLOAT16, Mode.DYNAMIC_RANGE, Mode.INT8, Mode.INT16X8)
+CONVERTER_MODES = (Mode.FLOAT32, Mode.FLOAT16, Mode.DYNAMIC_RANGE, Mode.INT8, Mode.INT16X8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +55,9 @@ class Quantization(Settings):
         keep their types: then only the output changes.
       exclude: Keras layers that stay float32, by name or pattern ('hidden_*').
       keep_float: So many layers stay float32: those whose quantisation alone moves the predictions most.
-      max_gz_ratio: `keep_float` is lowered until the file is at most this share of the float32 file, after
-        gzip.
+      max_gz_ratio: `keep_float` is lowered until the model's part of the file is at most this share of the
+        float32 model, both after gzip; preprocessing and metadata do not count.
+      suffix: Ends the candidate's name, where two quantisations would have the same.
     """
 
     mode: Mode
@@ -65,6 +68,7 @@ class Quantization(Settings):
     exclude: tuple[str, ...] = ()
     keep_float: int = 0
     max_gz_ratio: float = 1.0
+    suffix: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, Mode):
@@ -84,8 +88,8 @@ class Quantization(Settings):
             )
         if self.block_size and self.mode is not Mode.INT4:
             raise ConfigError(f"block_size is for Mode.INT4; got {mode}.")
-        if self.sparse and self.mode not in _STOCK_MODES:
-            raise ConfigError(f"sparse is for {_named(_STOCK_MODES)}; got {mode}.")
+        if self.sparse and self.mode not in CONVERTER_MODES:
+            raise ConfigError(f"sparse is for {_named(CONVERTER_MODES)}; got {mode}.")
         if self.integer_io and self.mode not in _INTEGER_MODES:
             raise ConfigError(f"integer_io is for {_named(_INTEGER_MODES)}; got {mode}.")
         if self.keep_float < 0:
@@ -99,6 +103,8 @@ class Quantization(Settings):
             raise ConfigError(f"exclude and keep_float leave layers in float32; {mode} has no others.")
         if self.is_selective and (self.sparse or self.integer_io):
             raise ConfigError("exclude and keep_float go with neither sparse nor integer_io.")
+        if self.suffix and not _SUFFIX.fullmatch(self.suffix):
+            raise ConfigError(f"suffix must be small letters and digits; got {self.suffix!r}.")
         if self.max_gz_ratio < 1 and not self.keep_float:
             raise ConfigError("max_gz_ratio says how far keep_float may go; keep_float is 0.")
 
@@ -117,6 +123,7 @@ class Quantization(Settings):
         parts += ["sparse"] if self.sparse else []
         parts += ["without"] if self.exclude else []
         parts += [f"float{self.keep_float}"] if self.keep_float else []
+        parts += [self.suffix] if self.suffix else []
         return "-".join(parts)
 
     def fits(self, twin: Twin) -> bool:
@@ -198,7 +205,7 @@ def quantizations(modes: Modes) -> tuple[Quantization, ...]:
         repeated = sorted({name for name in names if names.count(name) > 1})
         raise ConfigError(
             f"modes must be one or more that differ by name; got {', '.join(repeated) or 'none'}"
-            f"{' more than once' if repeated else ''}."
+            f"{' more than once: give one a suffix' if repeated else ''}."
         )
     return tuple(found)
 

@@ -18,15 +18,11 @@ from tfx_mobile.common.interpreter import Kernels, flex_ops
 from tfx_mobile.common.ladder import Rung, Twin
 from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata
 from tfx_mobile.quantizer import calibration, coarse, mixed, proof, tflite
-from tfx_mobile.quantizer.config import MAX_WEIGHT_BITS, Mode, Quantization
+from tfx_mobile.quantizer.config import CONVERTER_MODES, MAX_WEIGHT_BITS, Mode, Quantization
 from tfx_mobile.quantizer.join import join
 from tfx_mobile.quantizer.preparation import Shared
-from tfx_mobile.quantizer.simplify import simplify
+from tfx_mobile.quantizer.simplify import number_tables, simplify
 from tfx_mobile.quantizer.strip import strip
-
-FUNCTION = f"{__name__}:make_candidate"
-SCALES_FUNCTION = f"{__name__}:activation_scales"
-_CONVERTERS_OWN = (Mode.FLOAT32, Mode.FLOAT16, Mode.DYNAMIC_RANGE, Mode.INT8, Mode.INT16X8)
 
 
 def make_candidate(
@@ -45,7 +41,7 @@ def make_candidate(
       The Candidate, as a dict.
 
     Raises:
-      DataError: It cannot be converted, loses zeros, does not run, or cannot be written.
+      DataError: It cannot be converted, loses zeros, does not run or not right, or cannot be written.
     """
     made = _make(
         _read(shared),
@@ -102,6 +98,7 @@ def _make(shared: Shared, model: _Model, rung: Rung, quantization: Quantization,
         content = coarse.round_weights(content, quantization.weight_bits)
     if shared.front:
         content = simplify(join(shared.front, content))
+    content = number_tables(content)
     if shared.strip:
         content = strip(content, conversion_metadata=True)
     content = tflite_metadata.write(content, _metadata(shared, quantization))
@@ -113,14 +110,14 @@ def _make(shared: Shared, model: _Model, rung: Rung, quantization: Quantization,
         num_sampled=shared.num_sampled,
         others=_others(content, quantization),
     )
-    if not difference.failure:
-        _write(candidates.model_path(folder, name), content)
+    if difference.failure:
+        raise DataError(difference.failure)
+    _write(candidates.model_path(folder, name), content)
     return Candidate(
         name=name,
         rung=rung.name,
         mode=quantization.name,
         sparsity_fraction=rung.sparsity_fraction,
-        failure=difference.failure,
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         gz_size_bytes=candidates.gz_size_bytes(content),
@@ -136,7 +133,7 @@ def _convert(shared: Shared, model: _Model, rung: Rung, quantization: Quantizati
     """Returns the model's file, its zeros counted, and what the author should know."""
     pruned = [layer.weight for layer in rung.layers if layer.num_zeros]
     kernels = model.predictor.weights(pruned)
-    if quantization.is_selective or quantization.mode not in _CONVERTERS_OWN:
+    if quantization.is_selective or quantization.mode not in CONVERTER_MODES:
         tflite_weights.check(model.float32, kernels, rung.name)
         if not quantization.is_selective:
             note = "other kernels than XNNPACK's return a constant" if quantization.block_size else ""

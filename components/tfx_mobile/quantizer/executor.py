@@ -45,13 +45,12 @@ class Executor(base_executor.BaseExecutor):
         first = tflite.load(tasks[0].model)
         making.check_exclusions(tasks, first.kernels())
 
-        shared, manifest = preparation.prepare(
-            first.features,
-            transform_output,
-            split_pattern(examples, config.calibration_split),
-            _evaluation_pattern(examples, config.evaluation_split),
-            config,
-        )
+        patterns = split_pattern(examples, config.calibration_split)
+        others = _evaluation_pattern(examples, config.evaluation_split)
+        if others is None:
+            logging.info("The examples have no evaluation split that calibration rows must not be in")
+            config = dataclasses.replace(config, evaluation_split="")
+        shared, manifest = preparation.prepare(first.features, transform_output, patterns, others, config)
         with tempfile.TemporaryDirectory(prefix="tfx-mobile-quantizer-") as work:
             path = Path(work, "shared")
             shared.write(path)
@@ -101,6 +100,12 @@ def _rungs(input_dict: dict[str, list[types.Artifact]]) -> list[tuple[ladder.Run
 
 
 def _evaluation_pattern(examples: list[types.Artifact], split: str) -> list[str] | None:
-    """Returns the file patterns of the evaluation split; None when there is none."""
+    """Returns the file patterns of the evaluation split; None when there is none.
+
+    Raises:
+      DataError: The author named a split that the examples have not.
+    """
     known = {name for one in examples for name in artifact_utils.decode_split_names(one.split_names)}
-    return split_pattern(examples, split) if split in known else None
+    if split in known or split not in ("", QuantizerConfig.evaluation_split):
+        return split_pattern(examples, split)
+    return None

@@ -19,7 +19,7 @@ from tfx_mobile.common.calibration import ScaleStability
 from tfx_mobile.common.candidates import Candidate, model_path
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.interpreter import TFLiteModel
-from tfx_mobile.common.ladder import Rung
+from tfx_mobile.common.ladder import Rung, Twin
 from tfx_mobile.quantizer import calibration, mixed, runtimes
 from tfx_mobile.quantizer.calibration import Scale
 from tfx_mobile.quantizer.config import Mode, Quantization, QuantizerConfig
@@ -133,7 +133,8 @@ def scale_stability(tasks: Sequence[Task], shared: Path, config: QuantizerConfig
     Returns:
       None when no candidate takes its ranges from the rows, or the converter refuses int8.
     """
-    if not any(task.quantization.mode in (Mode.INT8, Mode.INT16X8) for task in tasks):
+    integer = (Mode.INT8, Mode.INT16X8)
+    if all(t.quantization.mode not in integer or t.rung.twin is Twin.QUANTIZATION_AWARE for t in tasks):
         return None
     outcomes = worker.run_each(
         f"{_CONVERSION}:activation_scales",
@@ -150,7 +151,11 @@ def scale_stability(tasks: Sequence[Task], shared: Path, config: QuantizerConfig
                 _LOGGER.warning("The ranges of two halves of the rows cannot be compared: %s", _line(outcome))
                 return None
             halves[half] = {name: Scale(**scale) for name, scale in outcome.items()}
-    return calibration.compare_scales(halves[0], halves[1])
+    try:
+        return calibration.compare_scales(halves[0], halves[1])
+    except DataError as error:  # the halves gave other operators: nothing to compare one by one
+        _LOGGER.warning("The ranges of two halves of the rows cannot be compared: %s", error)
+        return None
 
 
 def check_runtimes(
@@ -184,7 +189,7 @@ def check_runtimes(
             if name == made[0].name:
                 raise DataError(_reference_needed(outcome.failure))
             files[name].unlink()
-            found[name] = dataclasses.replace(found[name], failure=outcome.failure)
+            found[name] = _blank(found[name], outcome.failure)
     return tuple(found.values())
 
 
@@ -194,13 +199,13 @@ def _reference_needed(failure: str) -> str:
 
 
 def _failed(task: Task, error: Exception) -> Candidate:
-    return Candidate(
-        name=task.name,
-        rung=task.rung.name,
-        mode=task.quantization.name,
-        sparsity_fraction=task.rung.sparsity_fraction,
-        failure=_line(error),
-    )
+    sparsity_fraction = task.rung.sparsity_fraction
+    return Candidate(task.name, task.rung.name, task.quantization.name, sparsity_fraction, _line(error))
+
+
+def _blank(made: Candidate, failure: str) -> Candidate:
+    """Returns a candidate without its file and what was measured of it."""
+    return Candidate(made.name, made.rung, made.mode, made.sparsity_fraction, failure)
 
 
 def _line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What all candidates of a run share: preprocessing, representative rows, rows at the edges, metadata."""
 
+import hashlib
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from tfx_mobile.common import examples as examples_io
+from tfx_mobile.common import tflite_file
 from tfx_mobile.common.calibration import Calibration
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata, Vocabulary
@@ -93,6 +95,7 @@ def prepare(
     features = front.features if front else model_inputs
     missing = front.missing if front else None
     content = front.convert() if front else b""  # refused before rows are read
+    vocabularies = _vocabularies(front, content) if front else {}
 
     def columns(batch: pa.RecordBatch) -> Columns:
         return examples_io.to_columns(batch, features, missing)
@@ -123,7 +126,7 @@ def prepare(
         rows=rows,
         inputs=inputs,
         num_sampled=sample.num_rows,
-        metadata=_metadata(features, missing, front.vocabularies if front else {}, transform_output, config),
+        metadata=_metadata(features, missing, vocabularies, transform_output, config),
         allow_select_tf_ops=config.allow_select_tf_ops,
         strip=config.strip,
     )
@@ -137,7 +140,7 @@ def _batches(patterns: Sequence[str]) -> Iterator[pa.RecordBatch]:
 def _metadata(
     features: Features,
     missing: Mapping[str, Any] | None,
-    vocabularies: Mapping[str, Sequence[str]],
+    vocabularies: Mapping[str, Vocabulary],
     transform_output: tft.TFTransformOutput | None,
     config: QuantizerConfig,
 ) -> ModelMetadata:
@@ -157,24 +160,38 @@ def _metadata(
                 name,
                 "string" if np.dtype(dtype).kind in "SUO" else np.dtype(dtype).name,
                 units.get(name, ""),
-                missing=None if missing is None else _marker(missing.get(name)),
+                missing=_marker(_neutral(dtype) if missing is None else missing.get(name)),
             )
             for name, (dtype, _) in sorted(features.items())
         ),
-        vocabularies={
-            name: Vocabulary.of([value.encode() for value in values])
-            for name, values in sorted(vocabularies.items())
-        },
+        vocabularies=dict(vocabularies),
     )
 
 
-def _marker(value: Any) -> str | float | None:
+def _neutral(dtype: Any) -> bytes | int:
+    """Returns what `to_columns` takes a missing value for where nobody says what stands for it."""
+    return b"" if np.dtype(dtype).kind in "SUO" else 0
+
+
+def _marker(value: Any) -> str | int | float | None:
     """Returns a marker of missing values as JSON has it: there is no NaN."""
-    if value is None:
-        return None
-    if isinstance(value, (bytes, str)):
-        return ""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (int, np.integer)):
+        return int(value)
     return float(value) if np.isfinite(value) else "NaN"
+
+
+def _vocabularies(front: Preprocessing, content: bytes) -> dict[str, Vocabulary]:
+    """Returns how to find the vocabularies that are in the preprocessing's file as its tables have them."""
+    held = {
+        hashlib.sha256(data).hexdigest()
+        for data in tflite_file.string_constants(tflite_file.read(content)[0])
+    }
+    named = {name: Vocabulary.of(values) for name, values in sorted(front.vocabularies.items())}
+    return {name: one for name, one in named.items() if one.sha256 in held}
 
 
 def _units(transform_output: tft.TFTransformOutput | None) -> dict[str, str]:

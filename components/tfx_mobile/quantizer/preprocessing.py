@@ -95,8 +95,8 @@ class Preprocessing(tf.Module):
         self._tables = self._rewriter.tables
 
     @property
-    def vocabularies(self) -> dict[str, list[str]]:
-        """By transformed feature that one vocabulary is applied to, its entries in index order."""
+    def vocabularies(self) -> dict[str, list[bytes]]:
+        """By transformed feature that one vocabulary of strings is applied to, its entries in index order."""
         found = {name: _vocabulary(tables_of(self._transform, name)) for name in self._wanted}
         return {name: entries for name, entries in found.items() if entries}
 
@@ -189,14 +189,14 @@ def _schema_defaults(transform_output: tft.TFTransformOutput) -> dict[str, Any]:
     return found
 
 
-def _vocabulary(tables: Sequence[tuple[Any, Any]]) -> list[str]:
-    """Returns the entries of the one vocabulary, in index order; nothing where there is no such."""
+def _vocabulary(tables: Sequence[tuple[Any, Any]]) -> list[bytes]:
+    """Returns the entries of the one vocabulary of strings, in index order; none where there is no such."""
     if len(tables) != 1:
         return []
     keys, values = tables[0]
     if values.dtype.kind not in "iu" or not np.array_equal(values, np.arange(len(values))):
         return []
-    return [key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key) for key in keys]
+    return [bytes(key) for key in keys] if all(isinstance(key, bytes) for key in keys) else []
 
 
 def _allow_select(converter: tf.lite.TFLiteConverter) -> None:

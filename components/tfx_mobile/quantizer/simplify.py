@@ -53,6 +53,24 @@ def simplify(content: bytes) -> bytes:
     return tflite_objects.write(model)
 
 
+def number_tables(content: bytes) -> bytes:
+    """Returns the file with its lookup tables numbered in their order.
+
+    The converter's numbers depend on how many tables its process has made before.
+
+    Raises:
+      DataError: It is no TFLite file.
+    """
+    model = tflite_objects.read(content)
+    numbers: dict[int, int] = {}
+    for graph in model.subgraphs:
+        for one in graph.operators:
+            if model.operatorCodes[one.opcodeIndex].builtinCode == _OP.HASHTABLE:
+                options = one.builtinOptions
+                options.tableId = numbers.setdefault(options.tableId, len(numbers) + 1)
+    return tflite_objects.write(model) if numbers else content
+
+
 def _decided(model: Any, graph: Any) -> dict[int, int]:
     """Returns, for the output of each operator that is not needed, the tensor that stands in its place."""
     known: dict[int, Any] = {}  # by tensor, the value that all its elements have
@@ -123,7 +141,7 @@ def _drop_unneeded(model: Any, graph: Any) -> None:
         outputs = [] if one.outputs is None else [int(i) for i in one.outputs]
         is_pure = model.operatorCodes[one.opcodeIndex].builtinCode in _PURE
         if not is_pure or needed.intersection(outputs):
-            needed.update(int(i) for i in one.inputs if one.inputs is not None)
+            needed.update(int(i) for i in (() if one.inputs is None else one.inputs))
             kept.append(one)
     graph.operators = kept[::-1]
 
