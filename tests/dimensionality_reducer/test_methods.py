@@ -165,7 +165,7 @@ ON_THE_PHONE = [one for one in REGRESSIONS if not {BUCKET, TFIDF} & set(one.inpu
 def on_the_phone(source: Any, everything: Any) -> Any:
     """Raw rows of one word each, and the file that makes every output of them with built-in ops."""
     from tfx_mobile.common.interpreter import TFLiteModel
-    from tfx_mobile.quantizer.tflite import Preprocessing
+    from tfx_mobile.quantizer.preprocessing import Preprocessing
 
     rows = [row | {"words": row["words"][:1]} for row in source.raw["eval"] if row["words"]]
     wanted = [one.output for one in ON_THE_PHONE]
@@ -196,7 +196,8 @@ def test_a_model_behind_reductions_with_loops_is_joined_to_them(
     from tfx_mobile.common.interpreter import TFLiteModel
     from tfx_mobile.quantizer.config import Mode
     from tfx_mobile.quantizer.join import join
-    from tfx_mobile.quantizer.tflite import Preprocessing, of_keras
+    from tfx_mobile.quantizer.preprocessing import Preprocessing
+    from tfx_mobile.quantizer.tflite import of_keras
 
     rows, _ = on_the_phone
     names = ("nmf", "topics", "pca")
@@ -214,7 +215,7 @@ def test_a_model_behind_reductions_with_loops_is_joined_to_them(
 
 @pytest.mark.parametrize("output", ["nmf", "topics"])
 def test_more_updates_make_no_larger_file(source: Any, as_tensors: Any, output: str) -> None:
-    from tfx_mobile.quantizer.tflite import Preprocessing
+    from tfx_mobile.quantizer.preprocessing import Preprocessing
 
     reduction = next(one for one in REGRESSIONS if one.output == output)
     sizes = []

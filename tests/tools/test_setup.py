@@ -463,7 +463,7 @@ class TestMakefile:
         [
             (["demo"], "-m taxi_fare"),
             (["demo", "DATA=my trips"], "-m taxi_fare --data 'my trips'"),
-            (["test", "ARGS=-k quantizer"], "-m pytest -k quantizer"),
+            (["test", "ARGS=-k quantizer"], "-m pytest -n 2 --dist loadfile -k quantizer"),
         ],
     )
     def test_variables_reach_the_command(self, call: list[str], expected: str) -> None:
