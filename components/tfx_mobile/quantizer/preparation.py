@@ -21,7 +21,7 @@ from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata, Vocabulary
 from tfx_mobile.quantizer import calibration
 from tfx_mobile.quantizer.boundary import boundary_rows
 from tfx_mobile.quantizer.config import QuantizerConfig
-from tfx_mobile.quantizer.preprocessing import Preprocessing
+from tfx_mobile.quantizer.preprocessing import Preprocessing, raw_schema
 
 Columns = Mapping[str, npt.NDArray[Any]]
 Features = Mapping[str, tuple[Any, tuple[int, ...]]]
@@ -200,7 +200,7 @@ def _units(transform_output: tft.TFTransformOutput | None) -> dict[str, str]:
         return {}
     return {
         feature.name: tag[len(_UNIT_TAG) :].strip()
-        for feature in transform_output.raw_metadata.schema.feature
+        for feature in raw_schema(transform_output).feature
         for tag in feature.annotation.tag
         if tag.startswith(_UNIT_TAG)
     }

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow_metadata.proto.v0 import schema_pb2
 
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.tflite import ConversionError, convert
@@ -177,9 +178,17 @@ def _feed(value: tf.Tensor, spec: Any) -> Any:
     return tf.reshape(value, [-1, *spec.shape[1:]])
 
 
+def raw_schema(transform_output: tft.TFTransformOutput) -> schema_pb2.Schema:
+    """Returns the schema of the raw features; an empty one where the graph's maker left none."""
+    try:
+        return transform_output.raw_metadata.schema
+    except OSError:
+        return schema_pb2.Schema()
+
+
 def _schema_defaults(transform_output: tft.TFTransformOutput) -> dict[str, Any]:
     """Returns the defaults that the raw schema gives to dense features, by name."""
-    groups = transform_output.raw_metadata.schema.tensor_representation_group
+    groups = raw_schema(transform_output).tensor_representation_group
     found = {}
     for group in groups.values():
         for name, representation in group.tensor_representation.items():
