@@ -175,7 +175,7 @@ def on_the_phone(source: Any, everything: Any) -> Any:
 
 KNOWN_DEFECT = pytest.mark.xfail(
     strict=True,
-    reason="Preprocessing unrolls loops and refuses the row numbers of a sparse feature: NMF and LDA of words",
+    reason="Preprocessing unrolls loops and refuses the row numbers of a sparse feature (NMF, LDA)",
 )
 
 
