@@ -173,13 +173,6 @@ def on_the_phone(source: Any, everything: Any) -> Any:
     return rows, TFLiteModel(content)
 
 
-KNOWN_DEFECT = pytest.mark.xfail(
-    strict=True,
-    reason="Preprocessing unrolls loops and refuses the row numbers of a sparse feature (NMF, LDA)",
-)
-
-
-@KNOWN_DEFECT
 def test_the_phones_file_has_every_reduction(everything: Any, on_the_phone: Any, as_tensors: Any) -> None:
     rows, model = on_the_phone
     graph = output_of(everything.transform_graph).transform_features_layer()
@@ -195,7 +188,6 @@ def test_the_phones_file_has_every_reduction(everything: Any, on_the_phone: Any,
         np.testing.assert_allclose(part, wanted, 0, 2e-5 * np.abs(wanted).max(), err_msg=name)
 
 
-@KNOWN_DEFECT
 def test_a_model_behind_reductions_with_loops_is_joined_to_them(
     everything: Any, on_the_phone: Any, as_tensors: Any
 ) -> None:
@@ -221,7 +213,6 @@ def test_a_model_behind_reductions_with_loops_is_joined_to_them(
     np.testing.assert_allclose(file.predict(given), wanted, rtol=0, atol=2e-5)
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize("output", ["nmf", "topics"])
 def test_more_updates_make_no_larger_file(source: Any, as_tensors: Any, output: str) -> None:
     from tfx_mobile.quantizer.preprocessing import Preprocessing

@@ -24,7 +24,8 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 
 from tfx_mobile.common.tft_graph import TransformFunction, ancestors
 
-_MAX_UNROLLED = 64  # steps of a loop whose number of steps is known; Newton's method in TFT takes 8
+_MAX_UNROLLED = 8  # steps of a loop that depends on features: as many as Newton's method in TFT takes
+_MAX_STEPS = 10_000  # of one that is computed ahead
 _DIGIT_BITS = 20  # of a quotient: float32 holds 24
 
 
@@ -54,6 +55,19 @@ class Rows:
     values: Any
     present: Any
     is_raw: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """One vector in each row, likewise: what was gathered by the one value of a row.
+
+    Attributes:
+      values: Shape (rows, k).
+      present: Shape (rows,), bool.
+    """
+
+    values: Any
+    present: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +147,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_STAND_INS = (Rows, Positions, Coded, Split, Choice, Text, Extent, Size, Wide)
+_STAND_INS = (Rows, Vectors, Positions, Coded, Split, Choice, Text, Extent, Size, Wide)
 
 _PASS = _names(
     "CheckNumerics EnsureShape Identity PlaceholderWithDefault PreventGradient Snapshot StopGradient"
@@ -307,6 +321,8 @@ class Rewriter:
         if coded:
             return self._of_coded(op, inputs, coded[0])
         rows = [v for v in inputs if isinstance(v, Rows)]
+        if any(isinstance(v, Vectors) for v in inputs):
+            return None if shaping else self._of_vectors(op, inputs)
         if not rows:
             return None
         others = [v for v in inputs if not isinstance(v, Rows)]
@@ -325,6 +341,17 @@ class Rewriter:
         plain = [value.values if isinstance(value, Rows) else value for value in inputs]
         found = self._evaluate(op, plain)
         return [Rows(self._plain(v, op) if isinstance(v, Coded) else v, present) for v in found]
+
+    def _of_vectors(self, op: Any, inputs: list[Any]) -> Any:
+        vectors = [v for v in inputs if isinstance(v, Vectors)]
+        if not all(isinstance(v, Vectors) or _is_scalar(v) for v in inputs):
+            return None
+        present = vectors[0].present
+        for other in vectors[1:]:
+            if other.present is not present:
+                present = tf.logical_and(present, other.present)
+        plain = [v.values if isinstance(v, Vectors) else _constant(v) for v in inputs]
+        return Vectors(_run(op, plain)[0], present)
 
     def _of_choice(self, op: Any, inputs: list[Any], choice: Choice) -> Any:
         position = next(i for i, value in enumerate(inputs) if value is choice)
@@ -406,8 +433,11 @@ class Rewriter:
         return self._call(op.get_attr(chosen).name, given)
 
     def _loop(self, op: Any, inputs: list[Any]) -> list[Any]:
+        """Unrolls a loop whose number of steps is known: whole where all is known or it is short."""
         values = inputs
-        for _ in range(_MAX_UNROLLED):
+        for step in range(_MAX_STEPS):
+            if step >= _MAX_UNROLLED and not all(map(_is_known, values)):
+                return self._while(op, inputs)
             (going_on,) = self._call(op.get_attr("cond").name, values)
             if not _is_known(going_on):
                 break
@@ -415,6 +445,30 @@ class Rewriter:
                 return values
             values = self._call(op.get_attr("body").name, values)
         raise UnconvertibleError(op.type, self._top)
+
+    def _while(self, op: Any, inputs: list[Any]) -> list[Any]:
+        """Keeps a loop as one; what each step leaves as it is, stand-ins too, stays outside."""
+        condition, body = op.get_attr("cond").name, op.get_attr("body").name
+        after = self._call(body, inputs)
+        changing = [i for i, value in enumerate(after) if value is not inputs[i]]
+        if any(isinstance(value[i], _STAND_INS) for i in changing for value in (inputs, after)):
+            raise UnconvertibleError(op.type, self._top)
+
+        def merged(state: Sequence[Any]) -> list[Any]:
+            changed = dict(zip(changing, state, strict=True))
+            return [changed.get(i, value) for i, value in enumerate(inputs)]
+
+        def step(*state: Any) -> list[Any]:
+            found = self._call(body, merged(state))
+            return [_constant(found[i]) for i in changing]
+
+        found = tf.while_loop(
+            lambda *state: _constant(self._call(condition, merged(state))[0]),
+            step,
+            [_constant(inputs[i]) for i in changing],
+            shape_invariants=[_either_shape(inputs[i].shape, after[i].shape) for i in changing],
+        )
+        return merged(found)
 
     def _call(self, name: str, inputs: list[Any]) -> list[Any]:
         with self._transform.graph.as_default():  # knows the functions that this one calls
@@ -678,12 +732,74 @@ def _quotient(values: Any, divisor: int) -> Any:
     return total
 
 
+def _slice(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
+    """Takes `indices[:, 0]` of a sparse feature, the number of each row, and `values[..., tf.newaxis]`."""
+    given, begin, _, strides = inputs
+    masks = {
+        name: op.get_attr(f"{name}_mask") for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+    }
+    if isinstance(given, Rows) and not isinstance(given.values, _STAND_INS):
+        if masks["ellipsis"] == 1 and masks["new_axis"] == 2 and not masks["shrink_axis"]:
+            return Vectors(tf.reshape(given.values, [-1, 1]), given.present)
+        return None
+    if (
+        not isinstance(given, Positions)
+        or given.present is None
+        or not (_is_known(begin) and _is_known(strides))
+    ):
+        return None
+    whole_first = masks["begin"] & 1 and masks["end"] & 1 and not masks["ellipsis"] and not masks["new_axis"]
+    if masks["shrink_axis"] != 2 or not whole_first or begin.numpy().tolist()[1:] != [0]:
+        return None
+    if strides.numpy().tolist() != [1, 1]:
+        return None
+    return Rows(tf.range(tf.shape(given.present, tf.int64)[0], dtype=tf.int64), given.present)
+
+
+def _gather(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
+    """Gathers a number or a vector by the one value of each row."""
+    table, rows, axis = inputs
+    if not isinstance(rows, Rows) or isinstance(rows.values, _STAND_INS) or isinstance(table, _STAND_INS):
+        return None
+    if not _is_known(axis) or int(axis) != 0 or op.get_attr("batch_dims") or table.shape.rank not in (1, 2):
+        return None
+    found = tf.gather(_constant(table), tf.reshape(rows.values, [-1]))
+    return (Rows if table.shape.rank == 1 else Vectors)(found, rows.present)
+
+
+def _sum(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
+    """Sums each row's vector."""
+    given, axes = inputs
+    if not isinstance(given, Vectors) or not _is_known(axes) or op.get_attr("keep_dims"):
+        return None
+    if np.ravel(axes.numpy()).tolist() not in ([1], [-1]):
+        return None
+    return Rows(tf.reduce_sum(given.values, axis=1), given.present)
+
+
+def _segment_sum(rewriter: Rewriter, op: Any, inputs: list[Any]) -> Any:
+    """Sums by the number of a row, or by a place made of it; a row that is not present adds nothing."""
+    given, places, count = inputs
+    if not isinstance(places, Rows) or isinstance(places.values, _STAND_INS):
+        return None
+    if not isinstance(given, (Rows, Vectors)) or isinstance(given.values, _STAND_INS):
+        return None
+    present = tf.logical_and(given.present, places.present)
+    values = given.values if isinstance(given, Vectors) else tf.reshape(given.values, [-1])
+    if isinstance(given, Vectors):
+        present = present[:, tf.newaxis]
+    values = tf.where(present, values, tf.zeros([], values.dtype))
+    at = tf.maximum(tf.reshape(places.values, [-1]), 0)  # of a row that is not present it may be anything
+    return _run(op, [values, at, count.value if isinstance(count, Extent) else _constant(count)])[0]
+
+
 _RULES: dict[str, Callable[[Rewriter, Any, list[Any]], Any]] = {
     "AsString": _as_string,
     "BroadcastTo": _broadcast,
     "Equal": _compare,
     "Fill": _fill,
     "FloorDiv": _floor_div,
+    "GatherV2": _gather,
     "LookupTableFindV2": _lookup,
     "LowerBound": _bound(strictly=False),
     "NotEqual": _compare,
@@ -694,9 +810,12 @@ _RULES: dict[str, Callable[[Rewriter, Any, list[Any]], Any]] = {
     "SparseFillEmptyRows": _fill_empty_rows,
     "SparseReduceSum": _sparse_sum,
     "SparseToDense": _to_dense,
+    "StridedSlice": _slice,
     "StringSplitV2": _split,
     "StringToHashBucketFast": _hash,
     "StringToHashBucketStrong": _hash,
+    "Sum": _sum,
+    "UnsortedSegmentSum": _segment_sum,
     "UpperBound": _bound(strictly=True),
 }
 
@@ -722,6 +841,14 @@ def _run(op: Any, inputs: Sequence[Any]) -> list[Any]:
     if isinstance(found, (list, tuple)):
         return list(found)
     return [] if found is None else [found]
+
+
+def _either_shape(one: Any, other: Any) -> Any:
+    """Returns the shape that tensors of both shapes have."""
+    if one.rank is None or other.rank is None or one.rank != other.rank:
+        return tf.TensorShape(None)
+    pairs = zip(one.as_list(), other.as_list(), strict=True)
+    return tf.TensorShape([a if a == b else None for a, b in pairs])
 
 
 def _now(make: Callable[[], Any]) -> Any:
