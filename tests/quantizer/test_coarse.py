@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.quantizer import coarse
+from tfx_mobile.quantizer import coarse, strip
 
 from .conftest import run
 
@@ -62,7 +62,10 @@ def test_a_rounded_file_keeps_its_size_predicts_alike_and_packs_smaller(
     before = parts[mode]
     after = coarse.round_weights(before, 4)
     assert abs(len(after) - len(before)) < 0.05 * len(before)
-    assert len(gzip.compress(after)) < 0.85 * len(gzip.compress(before))  # the rest is not weights
+    packed, packed_before = (len(gzip.compress(strip.strip(content))) for content in (after, before))
+    assert (
+        packed < 0.75 * packed_before
+    )  # of names and metadata, what a file has depends on TensorFlow's version
     one, other = (run(content, columns(40))["fare"] for content in (before, after))
     assert 0 < np.abs(one - other).max() < 0.25 * np.ptp(one)
 
