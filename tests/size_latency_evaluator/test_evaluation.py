@@ -27,6 +27,7 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     Interval,
     LatencyResult,
     Machine,
+    ReportedMetric,
     Status,
     Verdict,
 )
@@ -67,7 +68,7 @@ SAMPLE = Evaluation(
     label_key="fare",
     eval_split="eval",
     eval_rows=5091,
-    metrics=(Metric.RMSE, Metric.MAE),
+    metrics=(ReportedMetric("rmse", False), ReportedMetric("mae", False)),
     gates=(
         AccuracyGate(Metric.RMSE, max_increase_fraction=0.01),
         SizeGate(max_ratio=0.5, relative_to=RelativeTo.BASELINE),
@@ -105,11 +106,11 @@ def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path) -> None:
         evaluations.load_evaluation(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [1, 3, "2", None])
 def test_another_schema_version_is_refused(tmp_path: Path, version: Any) -> None:
     write(tmp_path, SAMPLE.to_dict() | {"schema_version": version})
 
-    with pytest.raises(DataError, match=re.escape(f"must have schema_version 1; got {version!r} in")):
+    with pytest.raises(DataError, match=re.escape(f"must have schema_version 2; got {version!r} in")):
         evaluations.load_evaluation(tmp_path)
 
 

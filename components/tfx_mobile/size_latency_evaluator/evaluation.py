@@ -12,11 +12,13 @@ from typing import Any
 
 from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.size_latency_evaluator.config import Gate, Metric, Objective, Override
+from tfx_mobile.size_latency_evaluator.config import Gate, Objective, Override
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "index.html"
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+MIN_CALLS_FOR_P99 = 1000
 
 
 class Status(enum.Enum):
@@ -73,6 +75,74 @@ class Verdict(jsonable.Settings):
 
 
 @dataclass(frozen=True)
+class ReportedMetric(jsonable.Settings):
+    """A metric of the evaluation.
+
+    Attributes:
+      name: Unique, the key in each `metrics`.
+      higher_is_better: None where nobody said.
+    """
+
+    name: str
+    higher_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class SliceResult(jsonable.Settings):
+    """What one file does on some of the rows.
+
+    Attributes:
+      name: The slice in words, for example "company = 'Flash'".
+      rows: How many.
+      metrics: By metric name; a metric that is not defined on these rows is left out.
+    """
+
+    name: str
+    rows: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class WeightResult(jsonable.Settings):
+    """One constant of a file that holds numbers.
+
+    Attributes:
+      name: As the file has it.
+      dtype: For example 'int8'.
+      shape: Of the tensor.
+      size_bytes: In the file.
+      zeros_fraction: Share of its values that stand for zero, in [0, 1].
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+    zeros_fraction: float
+
+
+@dataclass(frozen=True)
+class Release(jsonable.Settings):
+    """An earlier version in the registry.
+
+    Attributes:
+      version: Its number.
+      published: ISO time, UTC.
+      size_bytes: Of the file.
+      gz_size_bytes: After gzip -9; 0 where it was not recorded.
+      metrics: By metric name, as recorded with it.
+      latency_p50_us: As recorded with it; None where it was not.
+    """
+
+    version: int
+    published: str
+    size_bytes: int
+    gz_size_bytes: int
+    metrics: dict[str, float]
+    latency_p50_us: float | None
+
+
+@dataclass(frozen=True)
 class LatencyResult(jsonable.Settings):
     """Time of one call, batch 1, one thread, synchronous.
 
@@ -86,6 +156,12 @@ class LatencyResult(jsonable.Settings):
       ratios_by_process: Median over the reference's median, by process.
       ratio: Of the medians, against the reference, over processes.
       baseline_ratio: Likewise against the baseline.
+      p99_us: As p90_us; None with fewer than MIN_CALLS_FOR_P99 calls in a process.
+      quantiles_us_by_process: By process, the times at QUANTILES.
+      arena_bytes: Tensors and scratch space of the interpreter; None where it was not measured.
+      heap_bytes: Largest heap of loading and calling, beyond what the process had before; likewise.
+      process_bytes: Largest resident memory of a process that ran nothing but this file; likewise.
+      instructions: Of one call, counted by callgrind; likewise.
     """
 
     p50_us: float
@@ -97,6 +173,12 @@ class LatencyResult(jsonable.Settings):
     ratios_by_process: tuple[float, ...] = ()
     ratio: Interval | None = None
     baseline_ratio: Interval | None = None
+    p99_us: float | None = None
+    quantiles_us_by_process: tuple[tuple[float, ...], ...] = ()
+    arena_bytes: int | None = None
+    heap_bytes: int | None = None
+    process_bytes: int | None = None
+    instructions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +201,9 @@ class CandidateResult(jsonable.Settings):
       passes: Every gate lets it through and it can be run.
       excluded: Why it is not chosen although it passes: bigger and slower than the reference.
       score: The objective's value, lower is better; None when it cannot be computed.
+      slices: The same metrics on some of the rows.
+      weights: Constants of the file, largest first.
+      breakdown_bytes: What the file's bytes are for, by kind, as `tfx-mobile inspect` has it.
     """
 
     name: str
@@ -136,6 +221,9 @@ class CandidateResult(jsonable.Settings):
     passes: bool = False
     excluded: str = ""
     score: float | None = None
+    slices: tuple[SliceResult, ...] = ()
+    weights: tuple[WeightResult, ...] = ()
+    breakdown_bytes: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +240,8 @@ class Machine(jsonable.Settings):
       runtime: Interpreter and its version.
       processes: Fresh processes that measured latency.
       seconds: Wall time of measuring latency.
+      target: Name of the device that measured.
+      governor: Of the CPU's frequency; empty where there is none.
     """
 
     cpu: str
@@ -163,6 +253,8 @@ class Machine(jsonable.Settings):
     runtime: str
     processes: int
     seconds: float
+    target: str = "local"
+    governor: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,6 +279,8 @@ class Evaluation(jsonable.Settings):
       baseline: What phones run today.
       candidates: In the candidate set's order.
       machine: Where latency was measured.
+      history: What the registry had before, oldest first.
+      provenance: What was evaluated with what, in words by key, for example the pipeline run.
     """
 
     schema_version: int
@@ -198,7 +292,7 @@ class Evaluation(jsonable.Settings):
     label_key: str
     eval_split: str
     eval_rows: int
-    metrics: tuple[Metric, ...]
+    metrics: tuple[ReportedMetric, ...]
     gates: tuple[Gate, ...]
     objective: Objective
     reference: str
@@ -206,6 +300,8 @@ class Evaluation(jsonable.Settings):
     baseline: CandidateResult | None
     candidates: tuple[CandidateResult, ...]
     machine: Machine
+    history: tuple[Release, ...] = ()
+    provenance: dict[str, str] | None = None
 
     def candidate(self, name: str) -> CandidateResult:
         """Returns the candidate of that name.

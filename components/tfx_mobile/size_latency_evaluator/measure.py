@@ -26,6 +26,7 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     Evaluation,
     Interval,
     LatencyResult,
+    ReportedMetric,
 )
 
 if TYPE_CHECKING:  # examples.py needs TensorFlow, this module does not
@@ -100,7 +101,7 @@ def evaluate(
         label_key=config.label_key,
         eval_split=config.eval_split,
         eval_rows=len(rows.labels),
-        metrics=config.all_metrics(),
+        metrics=tuple(ReportedMetric(m.value, m.higher_is_better) for m in config.all_metrics()),
         gates=config.gates,
         objective=config.objective,
         reference=found.reference,

@@ -56,12 +56,12 @@ def _order(found: CandidateResult, evaluation: Evaluation) -> tuple[bool, bool, 
 
 
 def _is_drawn(found: CandidateResult, evaluation: Evaluation) -> bool:
-    return found.gz_size_bytes > 0 and evaluation.metrics[0].value in (found.metrics or {})
+    return found.gz_size_bytes > 0 and evaluation.metrics[0].name in (found.metrics or {})
 
 
 def _figure(evaluation: Evaluation) -> dict[str, Any]:
     """Returns the scatter of gz size against the first metric, with the gates as lines."""
-    metric = evaluation.metrics[0].value
+    metric = evaluation.metrics[0].name
     shown = [found for found in evaluation.candidates if _is_drawn(found, evaluation)]
     groups: list[tuple[str, str, list[CandidateResult]]] = [
         ("rejected", "x", [c for c in shown if not c.passes and c.name != evaluation.chosen]),
@@ -101,7 +101,7 @@ def _figure(evaluation: Evaluation) -> dict[str, Any]:
         }
         for position, (label, symbol, found) in enumerate(groups)
     ]
-    traces.insert(0, _front(shown, metric, higher_is_better=evaluation.metrics[0].higher_is_better))
+    traces.insert(0, _front(shown, metric, higher_is_better=bool(evaluation.metrics[0].higher_is_better)))
     shapes, notes = _gate_lines(evaluation)
     layout = {
         "xaxis": {"title": {"text": "download size, gzip bytes (log)"}, "type": "log", "dtick": "D2"},
@@ -157,7 +157,7 @@ def _gate_lines(evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[dict
             other = known.get(evaluation.reference) if is_reference else evaluation.baseline
         if isinstance(gate, SizeGate):
             axis, at = "x", _size_limit(gate, other)
-        elif isinstance(gate, AccuracyGate) and gate.metric is evaluation.metrics[0]:
+        elif isinstance(gate, AccuracyGate) and gate.metric.value == evaluation.metrics[0].name:
             axis, at = "y", _metric_limit(gate, other)
         else:
             continue
@@ -232,7 +232,7 @@ def _margin(verdict: Verdict) -> str:
 
 
 _PAGE = """{%- macro measured(found) %}{% for metric in evaluation.metrics %}
-<td>{{ (found.metrics or {}).get(metric.value) | number }}</td>{% endfor %}
+<td>{{ (found.metrics or {}).get(metric.name) | number }}</td>{% endfor %}
 <td>{{ found.size_bytes | whole }}</td><td>{{ found.gz_size_bytes | whole }}</td>
 <td>{{ (found.latency.p50_us if found.latency else none) | number }}</td>
 <td>{{ (found.latency.p90_us if found.latency else none) | number }}</td>
@@ -274,9 +274,9 @@ if evaluation.chosen %}:
 {% if evaluation.first_release %}first release: there is no baseline{% elif evaluation.baseline %}baseline
 {{ evaluation.baseline.failure or "compared" }}{% endif %}.</p>
 </section>
-<h2>Size against {{ evaluation.metrics[0].value }}</h2>
-<div id="chart" role="img" aria-label="Download size against {{ evaluation.metrics[0].value }}"></div>
-{% if undrawn %}<p class="soft">Not drawn, because there is no {{ evaluation.metrics[0].value }}:
+<h2>Size against {{ evaluation.metrics[0].name }}</h2>
+<div id="chart" role="img" aria-label="Download size against {{ evaluation.metrics[0].name }}"></div>
+{% if undrawn %}<p class="soft">Not drawn, because there is no {{ evaluation.metrics[0].name }}:
 {% for found in undrawn %}{{ found.name }}{{ ", " if not loop.last else "" }}{% endfor %}.</p>{% endif %}
 <p class="soft">Dashed lines are the gates on these two axes. The dotted line joins the files
 that no other file beats on both axes. A relative gate on a metric is decided by the 95 % bound of the paired
@@ -284,7 +284,7 @@ difference, so a point just inside its line can still be refused.</p>
 <h2>Candidates</h2>
 <div class="scroll"><table>
 <thead><tr><th>candidate</th><th class="text">verdict</th>
-{% for metric in evaluation.metrics %}<th>{{ metric.value }}</th>{% endfor %}
+{% for metric in evaluation.metrics %}<th>{{ metric.name }}</th>{% endfor %}
 <th>bytes</th><th>gz bytes</th><th>p50 us</th><th>p90 us</th><th>ratio [95 % bounds]</th>
 {% for gate in gates %}<th class="gate">{{ gate }}<br><span class="soft">margin</span></th>{% endfor %}
 </tr></thead>
