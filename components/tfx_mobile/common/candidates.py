@@ -33,7 +33,7 @@ class Candidate(jsonable.Settings):
       max_abs_error: Largest difference from the Keras model of the rung on the check rows, label units.
       mean_abs_error: Mean difference likewise.
       max_abs_error_boundary: Largest difference on made-up rows at the edges of the features, label units.
-      top1_agreement: Share of the check rows where both name the same class; None for one output.
+      top1_agreement: Share of the check rows where both name the same class; None where there are no classes.
       runs_on: By name of another runtime that it was run on, the largest difference from ours, label units.
       note: What the author should know, for example the op that keeps part of the graph in float.
     """

@@ -23,8 +23,9 @@ class Difference:
       max_abs: Largest absolute difference on sampled rows, label units; 0 when nothing could be compared.
       mean_abs: Mean absolute difference likewise.
       failure: Why the candidate does not count; empty when it does.
-      top1_agreement: Share of sampled rows, in [0, 1], for which both choose the same class; None where there
-        are no classes.
+      top1_agreement: Share of sampled rows, in [0, 1], for which both choose the same class: the largest of
+        several outputs, or whether one is above 0.5 where the Keras model's are all in [0, 1]; None for
+        another single output.
       max_abs_boundary: Largest absolute difference on boundary rows, label units; None when there are none.
     """
 
@@ -40,7 +41,6 @@ def compare(
     wanted: FloatArray,
     *,
     exact: bool,
-    classes: bool = False,
     num_sampled: int | None = None,
 ) -> Difference:
     """Compares a candidate's predictions with the Keras model's on the same rows.
@@ -52,8 +52,6 @@ def compare(
       got: Shape (rows, outputs).
       wanted: Same shape.
       exact: Whether the candidate must agree to float32 rounding.
-      classes: Whether a single output is the probability of one of two classes; several outputs are always
-        taken for classes.
       num_sampled: Rows before this one are sampled, the others are boundary rows; None: all are sampled.
 
     Raises:
@@ -77,7 +75,7 @@ def compare(
         float(gap.max()),
         float(gap.mean()),
         failure or edge_failure,
-        _agreement(got[sampled], wanted[sampled]) if classes or wanted.shape[1] > 1 else None,
+        _agreement(got[sampled], wanted[sampled]),
         edge,
     )
 
@@ -150,9 +148,11 @@ def _failure(got: FloatArray, wanted: FloatArray, exact: bool) -> str:
     return ""
 
 
-def _agreement(got: FloatArray, wanted: FloatArray) -> float:
+def _agreement(got: FloatArray, wanted: FloatArray) -> float | None:
     if wanted.shape[1] > 1:
         return float(np.mean(got.argmax(axis=1) == wanted.argmax(axis=1)))
+    if wanted.min() < 0.0 or wanted.max() > 1.0:
+        return None
     return float(np.mean((got > 0.5) == (wanted > 0.5)))
 
 

@@ -28,7 +28,6 @@ def prove(
     wanted: FloatArray,
     *,
     exact: bool,
-    classes: bool = False,
     num_sampled: int | None = None,
     others: Sequence[Kernels] = (Kernels.WITHOUT_XNNPACK,),
 ) -> Difference:
@@ -47,8 +46,7 @@ def prove(
       rows: Features by name, as the file takes them; shape (rows, ...).
       wanted: The Keras model's predictions for them, shape (rows, outputs).
       exact: Whether the file must agree to float32 rounding, that is, is neither quantised nor float16.
-      classes: As for `core.compare`.
-      num_sampled: Likewise: the rows from this one on are boundary rows.
+      num_sampled: As for `core.compare`: the rows from this one on are boundary rows.
       others: Kernels of step 3; none for a file that only the default ones are meant to run.
 
     Returns:
@@ -63,7 +61,7 @@ def prove(
     try:
         model = TFLiteModel(content)
         got = model.predict(rows)
-        found = core.compare(got, wanted, exact=exact, classes=classes, num_sampled=count)
+        found = core.compare(got, wanted, exact=exact, num_sampled=count)
         if found.failure:
             return found
         allowed = core.FLOAT32_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
