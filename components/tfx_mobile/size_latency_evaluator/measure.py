@@ -19,8 +19,10 @@ from tfx_mobile.common import candidates as candidate_files
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import core, isolation, latency, prediction_worker
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, LatencyGate, Metric
-from tfx_mobile.size_latency_evaluator.core import FloatArray, Measured, Rivals
+from tfx_mobile.size_latency_evaluator.core import FloatArray, Footprint, Measured, Rivals
 from tfx_mobile.size_latency_evaluator.evaluation import (
+    MIN_CALLS_FOR_P99,
+    QUANTILES,
     SCHEMA_VERSION,
     CandidateResult,
     Evaluation,
@@ -252,18 +254,23 @@ def _time(
 ) -> tuple[dict[str, Measured], Any]:
     """Returns the same with latency, and the machine it was measured on."""
 
-    def with_samples(samples: latency.Samples, failures: Mapping[str, str]) -> dict[str, Measured]:
+    def with_samples(
+        samples: latency.Samples, failures: Mapping[str, str], footprints: Mapping[str, Footprint]
+    ) -> dict[str, Measured]:
+        first = {name: files.same_as.get(name, name) for name in measured}
         return {
             name: dataclasses.replace(
                 m,
-                samples=samples.get(files.same_as.get(name, name), ()),
-                latency_failure=failures.get(files.same_as.get(name, name), ""),
+                samples=samples.get(first[name], ()),
+                latency_failure=failures.get(first[name], ""),
+                looks=len(config.latency.processes),
+                footprint=footprints.get(first[name], Footprint()),
             )
             for name, m in measured.items()
         }
 
     def still_open(samples: latency.Samples) -> set[str]:
-        now = with_samples(samples, {})
+        now = with_samples(samples, {}, {})
         rivals = _rivals(now, reference, key, first_release)
         return {
             files.same_as[name]
@@ -279,7 +286,7 @@ def _time(
         always=[files.same_as[name] for name in (reference, key) if name in files.same_as],
         still_open=still_open,
     )
-    return with_samples(run.samples, run.failures), run.machine
+    return with_samples(run.samples, run.failures, run.footprints), run.machine
 
 
 def _is_open(found: Measured, rivals: Rivals, config: EvaluatorConfig) -> bool:
@@ -343,8 +350,31 @@ def _latency(found: Measured, rivals: Rivals) -> LatencyResult | None:
         ratios_by_process=core.process_ratios(found, rivals.reference) if rivals.reference else (),
         ratio=_ratio(found, rivals.reference),
         baseline_ratio=_ratio(found, rivals.baseline),
+        p99_us=_p99_us(found),
+        quantiles_us_by_process=tuple(
+            tuple(value / 1e3 for value in sample.quantiles_ns)
+            for sample in found.samples
+            if sample.quantiles_ns
+        ),
+        arena_bytes=found.footprint.arena_bytes,
+        heap_bytes=found.footprint.heap_bytes,
+        process_bytes=found.footprint.process_bytes,
+        instructions=found.footprint.instructions,
     )
 
 
+def _p99_us(found: Measured) -> float | None:
+    if any(
+        sample.calls < MIN_CALLS_FOR_P99 or len(sample.quantiles_ns) != len(QUANTILES)
+        for sample in found.samples
+    ):
+        return None
+    place = QUANTILES.index(0.99)
+    slow = core.interval_of_processes([sample.quantiles_ns[place] for sample in found.samples])
+    return None if slow is None else slow.estimate / 1e3
+
+
 def _ratio(found: Measured, other: Measured | None) -> Interval | None:
-    return core.interval_of_processes(core.process_ratios(found, other)) if other is not None else None
+    if other is None:
+        return None
+    return core.interval_of_processes(core.process_ratios(found, other), looks=found.looks)
