@@ -4,20 +4,36 @@ The process is the unit of sampling. Judging is core.py's work, timing latency_w
 device targets.py's.
 """
 
+import dataclasses
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import callgrind, runner, targets
 from tfx_mobile.size_latency_evaluator.config import LatencyConfig
-from tfx_mobile.size_latency_evaluator.core import Footprint, ProcessSample
-from tfx_mobile.size_latency_evaluator.evaluation import QUANTILES, Machine
+from tfx_mobile.size_latency_evaluator.core import (
+    CONFIDENCE,
+    Footprint,
+    Measured,
+    ProcessSample,
+    Rivals,
+    interval_of_processes,
+    process_ratios,
+)
+from tfx_mobile.size_latency_evaluator.evaluation import (
+    MIN_CALLS_FOR_P99,
+    QUANTILES,
+    Interval,
+    LatencyResult,
+    Machine,
+)
 
 Samples = dict[str, tuple[ProcessSample, ...]]
 
@@ -25,7 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 _CALLGRIND_SLOWNESS = 5.0  # times `timeout_seconds`
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LatencyRun:
     """What all processes measured.
 
@@ -94,6 +110,41 @@ def measure(
         governor=facts["governor"],
     )
     return LatencyRun(samples, failures, footprints, machine)
+
+
+def result(found: Measured, rivals: Rivals, *, confidence: float = CONFIDENCE) -> LatencyResult | None:
+    """Returns a file's figures over all processes; None when fewer than two measured it.
+
+    Args:
+      found: The file.
+      rivals: What it is compared with.
+      confidence: Of each bound of the ratios.
+    """
+    middle = interval_of_processes([sample.p50_ns for sample in found.samples])
+    high = interval_of_processes([sample.p90_ns for sample in found.samples])
+    if middle is None or high is None:
+        return None
+    return LatencyResult(
+        p50_us=middle.estimate / 1e3,
+        p90_us=high.estimate / 1e3,
+        init_us=float(np.median([sample.init_ns for sample in found.samples])) / 1e3,
+        first_call_us=float(np.median([sample.first_call_ns for sample in found.samples])) / 1e3,
+        calls=sum(sample.calls for sample in found.samples),
+        p50_us_by_process=tuple(sample.p50_ns / 1e3 for sample in found.samples),
+        ratios_by_process=process_ratios(found, rivals.reference) if rivals.reference else (),
+        ratio=_ratio(found, rivals.reference, confidence),
+        baseline_ratio=_ratio(found, rivals.baseline, confidence),
+        p99_us=_p99_us(found),
+        quantiles_us_by_process=tuple(
+            tuple(value / 1e3 for value in sample.quantiles_ns)
+            for sample in found.samples
+            if sample.quantiles_ns
+        ),
+        arena_bytes=found.footprint.arena_bytes,
+        heap_bytes=found.footprint.heap_bytes,
+        process_bytes=found.footprint.process_bytes,
+        instructions=found.footprint.instructions,
+    )
 
 
 def runtime_version() -> str:
@@ -183,7 +234,7 @@ def _with_instructions(
     except DataError as error:
         _LOGGER.warning("Instructions of %r were not counted: %s", name, error)
         return found
-    return Footprint(found.arena_bytes, found.heap_bytes, found.process_bytes, counted)
+    return dataclasses.replace(found, instructions=counted)
 
 
 def _save_rows(
@@ -208,3 +259,20 @@ def _spread(columns: Mapping[str, Any], num_rows: int) -> dict[str, Any]:
     count = min(num_rows, total)
     chosen = [position * total // count for position in range(count)]
     return {name: column[chosen] for name, column in columns.items()}
+
+
+def _p99_us(found: Measured) -> float | None:
+    if any(
+        sample.calls < MIN_CALLS_FOR_P99 or len(sample.quantiles_ns) != len(QUANTILES)
+        for sample in found.samples
+    ):
+        return None
+    place = QUANTILES.index(0.99)
+    slow = interval_of_processes([sample.quantiles_ns[place] for sample in found.samples])
+    return None if slow is None else slow.estimate / 1e3
+
+
+def _ratio(found: Measured, other: Measured | None, confidence: float) -> Interval | None:
+    if other is None:
+        return None
+    return interval_of_processes(process_ratios(found, other), looks=found.looks, confidence=confidence)

@@ -21,13 +21,9 @@ from tfx_mobile.size_latency_evaluator import core, isolation, latency, predicti
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, LatencyGate, Metric
 from tfx_mobile.size_latency_evaluator.core import FloatArray, Footprint, Measured, Rivals
 from tfx_mobile.size_latency_evaluator.evaluation import (
-    MIN_CALLS_FOR_P99,
-    QUANTILES,
     SCHEMA_VERSION,
     CandidateResult,
     Evaluation,
-    Interval,
-    LatencyResult,
     ReportedMetric,
 )
 
@@ -330,51 +326,6 @@ def _result(found: Measured, rivals: Rivals, config: EvaluatorConfig) -> Candida
         metrics={
             m.value: core.metric_value(m, found.losses[m]) for m in config.all_metrics() if m in found.losses
         },
-        latency=_latency(found, rivals),
+        latency=latency.result(found, rivals),
         latency_failure=found.latency_failure,
     )
-
-
-def _latency(found: Measured, rivals: Rivals) -> LatencyResult | None:
-    middle = core.interval_of_processes([sample.p50_ns for sample in found.samples])
-    high = core.interval_of_processes([sample.p90_ns for sample in found.samples])
-    if middle is None or high is None:
-        return None
-    return LatencyResult(
-        p50_us=middle.estimate / 1e3,
-        p90_us=high.estimate / 1e3,
-        init_us=float(np.median([sample.init_ns for sample in found.samples])) / 1e3,
-        first_call_us=float(np.median([sample.first_call_ns for sample in found.samples])) / 1e3,
-        calls=sum(sample.calls for sample in found.samples),
-        p50_us_by_process=tuple(sample.p50_ns / 1e3 for sample in found.samples),
-        ratios_by_process=core.process_ratios(found, rivals.reference) if rivals.reference else (),
-        ratio=_ratio(found, rivals.reference),
-        baseline_ratio=_ratio(found, rivals.baseline),
-        p99_us=_p99_us(found),
-        quantiles_us_by_process=tuple(
-            tuple(value / 1e3 for value in sample.quantiles_ns)
-            for sample in found.samples
-            if sample.quantiles_ns
-        ),
-        arena_bytes=found.footprint.arena_bytes,
-        heap_bytes=found.footprint.heap_bytes,
-        process_bytes=found.footprint.process_bytes,
-        instructions=found.footprint.instructions,
-    )
-
-
-def _p99_us(found: Measured) -> float | None:
-    if any(
-        sample.calls < MIN_CALLS_FOR_P99 or len(sample.quantiles_ns) != len(QUANTILES)
-        for sample in found.samples
-    ):
-        return None
-    place = QUANTILES.index(0.99)
-    slow = core.interval_of_processes([sample.quantiles_ns[place] for sample in found.samples])
-    return None if slow is None else slow.estimate / 1e3
-
-
-def _ratio(found: Measured, other: Measured | None) -> Interval | None:
-    if other is None:
-        return None
-    return core.interval_of_processes(core.process_ratios(found, other), looks=found.looks)

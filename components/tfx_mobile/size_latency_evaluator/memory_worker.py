@@ -2,8 +2,8 @@
 
 The heap comes from glibc's own books (`mallinfo2`, glibc 2.33 and newer): unlike resident memory they are
 equal in every process, but for what depends on addresses (0.05 %). LiteRT's Python interpreter does not say
-how large its arena is, so that is what its own kernels' `allocate_tensors` takes from the heap; XNNPACK, which
-has memory of its own, is in the heap's figure only.
+how large its arena is, so that is what its own kernels' `allocate_tensors` takes from the heap; XNNPACK,
+which has memory of its own, is in the heap's figure only.
 """
 
 import ctypes

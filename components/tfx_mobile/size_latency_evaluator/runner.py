@@ -140,7 +140,7 @@ def _inputs(path: Path) -> dict[str, Any]:
         named = interpreter.get_signature_runner(key).get_input_details()
         if {detail["index"] for detail in named.values()} == set(details):
             return {name: details[detail["index"]] for name, detail in named.items()}
-    return {detail["name"]: detail for detail in details.values()}
+    return {detail["name"] or f"tensor {index}": detail for index, detail in details.items()}
 
 
 def _encoded(name: str, detail: Mapping[str, Any], column: npt.NDArray[Any]) -> npt.NDArray[Any]:
