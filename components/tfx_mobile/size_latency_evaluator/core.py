@@ -36,6 +36,8 @@ FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 
+_MAX_LOG = 700.0  # of a bound: two processes that disagree wildly bound nothing, but JSON has no infinity
+
 
 @dataclass(frozen=True)
 class ProcessSample:
@@ -277,7 +279,8 @@ def interval_of_processes(
     share = 1.0 - (1.0 - confidence) / looks
     half = float(stats.t.ppf(share, len(logs) - 1)) * float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
     middle = float(np.mean(logs))
-    return Interval(estimate=math.exp(middle), low=math.exp(middle - half), high=math.exp(middle + half))
+    low, high = max(middle - half, -_MAX_LOG), min(middle + half, _MAX_LOG)
+    return Interval(estimate=math.exp(middle), low=math.exp(low), high=math.exp(high))
 
 
 def process_ratios(found: Measured, other: Measured) -> tuple[float, ...]:
