@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.size_latency_evaluator import isolation, latency, targets
 from tfx_mobile.size_latency_evaluator.config import LatencyConfig
 from tfx_mobile.size_latency_evaluator.core import Footprint, Measured, ProcessSample, Rivals
@@ -173,6 +174,36 @@ def test_no_process_is_started_that_would_end_after_the_budget(
 
     assert run.machine.processes == len(run.samples["a"]) == processes
     assert run.footprints == {"a": Footprint(), "b": Footprint()}
+
+
+def test_a_file_that_fails_before_the_budget_ends_keeps_no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Frail(Board):
+        def measure(self, module: str, names: Sequence[str], *rest: Any) -> isolation.Outcome:
+            found = super().measure(module, names, *rest)
+            if len(self.orders) < 2:
+                return found
+            return isolation.Outcome({"a": found.values["a"]}, {"b": "It died."})
+
+    config = LatencyConfig(max_seconds=20.0, measure_memory=False)
+    run = measure_on(Frail(seconds=10.0), config, monkeypatch)
+
+    assert run.failures == {"b": "It died."}
+    assert (len(run.samples["a"]), run.samples["b"]) == (2, ())
+
+
+def test_a_device_that_is_lost_at_the_end_still_gives_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Lost(Board):
+        def describe(self) -> dict[str, Any]:
+            if self.orders:
+                raise ConfigError("It is gone.")
+            return {**super().describe(), "load": 1.5}
+
+    run = measure_on(Lost(seconds=1.0), LatencyConfig(processes=(2,)), monkeypatch)
+
+    assert len(run.samples["a"]) == 2
+    assert (run.machine.load_before, run.machine.load_after) == (1.5, 1.5)
 
 
 def samples(*p50_ns: float, calls: int = MIN_CALLS_FOR_P99) -> tuple[ProcessSample, ...]:

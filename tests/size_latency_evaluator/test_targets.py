@@ -486,15 +486,18 @@ def test_a_phone_that_cannot_be_used_is_one_clear_error(
         pass
 
 
+@pytest.mark.parametrize("with_python", [True, False])
 def test_a_device_that_is_lost_while_it_measures_is_a_failure_with_its_reason(
-    tmp_path: Path, adb: str, binary: str
+    with_python: bool, tmp_path: Path, adb: str, binary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     folder = tmp_path / "phone"
     folder.mkdir()
-    target = AdbTarget(serial="P1", benchmark_binary=binary, adb=adb, folder=str(folder))
+    means = {"python": sys.executable} if with_python else {"benchmark_binary": binary}
+    target = AdbTarget(serial="P1", adb=adb, folder=str(folder), **means)
     job = {"warmup_calls": 1, "min_calls": 1, "seconds": 0.1}
 
-    with targets.session(target, {"a": Path(__file__)}, {}) as session:
+    with targets.session(target, {"a": Path(__file__)}, {"a": Path(__file__)}) as session:
         script(Path(adb), "#!/bin/sh\necho 'error: no devices/emulators found' >&2; exit 1\n")
         outcome = session.measure(targets.LATENCY_WORKER, ["a"], job, 5.0)
 

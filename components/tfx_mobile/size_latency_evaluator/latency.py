@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.size_latency_evaluator import callgrind, runner, targets
 from tfx_mobile.size_latency_evaluator.config import LatencyConfig
 from tfx_mobile.size_latency_evaluator.core import (
@@ -92,7 +92,7 @@ def measure(
             )
             measured = [name for name in paths if name not in failures]
             footprints = _footprints(measured, config, session, begin)
-            load_after = session.describe()["load"]
+            load_after = _load_after(session, facts["load"])
         if config.count_instructions:
             for name in measured:
                 footprints[name] = _with_instructions(footprints[name], name, paths, rows, config)
@@ -186,14 +186,23 @@ def _time_all(
             for name, value in outcome.values.items():
                 pinned = bool(value["pinned"])
                 samples[name] = (*samples[name], _sample(done, value))
+            # A file that failed once has failed, whatever the processes before it measured.
+            samples |= dict.fromkeys(failures, ())
             done += 1
-        # A file that failed once has failed, whatever the processes before it measured.
-        samples |= dict.fromkeys(failures, ())
         needed = still_open(samples) - set(failures)
         if not needed:
             break
         wanted = needed | set(always)
     return samples, failures, pinned, done
+
+
+def _load_after(session: targets.Session, load_before: float) -> float:
+    """Returns the device's load; of one that was lost, as its files' failures say, the last known one."""
+    try:
+        return float(session.describe()["load"])
+    except ConfigError as error:
+        _LOGGER.warning("The load after measuring is not known: %s", error)
+        return load_before
 
 
 def _sample(process: int, value: Mapping[str, Any]) -> ProcessSample:
