@@ -430,6 +430,28 @@ def test_only_processes_that_measured_both_are_compared() -> None:
     assert core.process_ratios(found, REFERENCE) == pytest.approx((6.0 / 10.1, 7.0 / 9.9))
 
 
+def with_rounds(*rounds_ns: float) -> Measured:
+    sample = ProcessSample(0, float(np.median(rounds_ns)), 9.0, 9.0, 9.0, 9, rounds_ns=rounds_ns)
+    return Measured("x", samples=(sample,))
+
+
+def test_a_ratio_is_taken_round_by_round_by_hand() -> None:
+    # The machine has two paces; both files take 10 and 20 ns, but their medians fall into different phases.
+    slow, fast = with_rounds(20.0, 20.0, 20.0, 10.2, 10.0), with_rounds(20.0, 20.0, 10.0, 10.0, 10.0)
+
+    assert core.process_ratios(slow, fast) == (1.0,)
+    assert slow.samples[0].p50_ns / fast.samples[0].p50_ns == 2.0
+
+
+def test_without_rounds_that_pair_a_ratio_is_that_of_the_medians() -> None:
+    assert core.process_ratios(with_rounds(3.0, 3.0), with_rounds(1.0, 2.0, 4.0)) == (1.5,)
+    assert core.process_ratios(Measured("x", samples=samples(6.0)), with_rounds(1.0, 3.0)) == (3000.0,)
+
+
+def test_a_round_of_no_time_at_all_is_no_ratio() -> None:
+    assert math.isnan(core.process_ratios(with_rounds(1.0, 1.0), with_rounds(0.0, 1.0))[0])
+
+
 def test_a_clear_gate_asks_for_no_more_processes() -> None:
     assert not core.is_latency_open([RATIO], GOOD, RIVALS)
     assert core.is_latency_open([RATIO], dataclasses.replace(GOOD, samples=samples(9, 10, 12)), RIVALS)

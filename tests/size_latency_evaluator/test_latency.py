@@ -44,6 +44,8 @@ def test_every_file_but_the_crashing_one_is_measured_in_each_process(
             assert 0 < sample.p50_ns <= sample.p90_ns
             assert sample.calls >= 7
             assert sample.init_ns > 0
+            assert len(sample.rounds_ns) == len(run.samples["s0-float32"][sample.process].rounds_ns) > 0
+            assert min(sample.rounds_ns) <= sample.p50_ns <= max(sample.rounds_ns)
             assert sample.first_call_ns > 0
             assert len(sample.quantiles_ns) == len(QUANTILES)
             assert list(sample.quantiles_ns) == sorted(sample.quantiles_ns)
@@ -139,7 +141,7 @@ class Board:
             return isolation.Outcome({}, {name: "It has no mallinfo2." for name in names})
         self.orders.append(list(names))
         value = {"p50_ns": 5.0, "p90_ns": 6.0, "init_ns": 7.0, "first_call_ns": 8.0, "calls": 9}
-        value |= {"quantiles_ns": [], "pinned": False}
+        value |= {"quantiles_ns": [], "rounds_ns": [], "pinned": False}
         return isolation.Outcome({name: dict(value) for name in names}, {})
 
 

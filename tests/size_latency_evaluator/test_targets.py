@@ -339,6 +339,7 @@ def test_the_figures_of_benchmark_model_by_hand() -> None:
         "p50_ns": 2_040_000.0,
         "p90_ns": 2_110_000.0,
         "quantiles_ns": [],
+        "rounds_ns": [],
         "init_ns": 5_579_000.0,
         "first_call_ns": 9_000_000.0,
         "calls": 480,

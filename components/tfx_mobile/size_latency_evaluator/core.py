@@ -51,6 +51,8 @@ class ProcessSample:
       first_call_ns: The first call.
       calls: How many were timed.
       quantiles_ns: At evaluation.QUANTILES; empty where the device does not say.
+      rounds_ns: By round, the median of its block of calls; the round of the same place in another file's
+        sample of this process was a millisecond or a few calls away. Empty where there are no rounds.
     """
 
     process: int
@@ -60,6 +62,7 @@ class ProcessSample:
     first_call_ns: float
     calls: int
     quantiles_ns: tuple[float, ...] = ()
+    rounds_ns: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -284,15 +287,26 @@ def interval_of_processes(
 
 
 def process_ratios(found: Measured, other: Measured) -> tuple[float, ...]:
-    """Returns median over median for each process that measured both, in the order they ran."""
+    """Returns one ratio of times for each process that measured both, in the order they ran.
+
+    It is the median over rounds of the ratio of the two blocks' medians: a machine that changes its pace
+    takes both blocks of a round along, but may put one file's overall median into a fast phase and the
+    other's into a slow one. Without rounds it is the ratio of the overall medians.
+    """
     if found.sha256 and found.sha256 == other.sha256:
         return tuple(1.0 for _ in other.samples)
-    medians = {sample.process: sample.p50_ns for sample in other.samples}
+    others = {sample.process: sample for sample in other.samples}
     return tuple(
-        sample.p50_ns / medians[sample.process] if medians[sample.process] > 0 else math.nan
-        for sample in found.samples
-        if sample.process in medians
+        _ratio(sample, others[sample.process]) for sample in found.samples if sample.process in others
     )
+
+
+def _ratio(sample: ProcessSample, other: ProcessSample) -> float:
+    if sample.rounds_ns and len(sample.rounds_ns) == len(other.rounds_ns):
+        above, below = np.asarray(sample.rounds_ns), np.asarray(other.rounds_ns)
+    else:
+        above, below = np.asarray([sample.p50_ns]), np.asarray([other.p50_ns])
+    return float(np.median(above / below)) if float(np.min(below)) > 0 else math.nan
 
 
 # ---------------------------------------------------------------------------------------------- gates

@@ -214,6 +214,7 @@ def _sample(process: int, value: Mapping[str, Any]) -> ProcessSample:
         first_call_ns=value["first_call_ns"],
         calls=value["calls"],
         quantiles_ns=tuple(value["quantiles_ns"]),
+        rounds_ns=tuple(value["rounds_ns"]),
     )
 
 

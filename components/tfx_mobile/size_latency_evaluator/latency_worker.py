@@ -5,6 +5,7 @@ short blocks, in an order that turns too, until the time is up. Only the synchro
 clock: setting inputs is not. Compares nothing: that is core.py's work.
 """
 
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ class _Timed:
         self.init_ns = time.perf_counter_ns() - begin
         self.turn = 0
         self.times: list[int] = []
+        self.rounds: list[float] = []
         self.next_row()
         begin = time.perf_counter_ns()
         self.interpreter.invoke()
@@ -57,6 +59,12 @@ class _Timed:
             invoke()
             times.append(clock() - begin)
         return times
+
+    def take_turn(self) -> None:
+        """Keeps the times of one block, and their median for the round."""
+        times = self.block(self.block_calls)
+        self.times += times
+        self.rounds.append(statistics.median(times))
 
 
 def measure(job: dict[str, Any], busy: isolation.BusyNote) -> tuple[dict[str, Any], dict[str, str]]:
@@ -84,7 +92,7 @@ def measure(job: dict[str, Any], busy: isolation.BusyNote) -> tuple[dict[str, An
         for name in list(order):
             busy.write(positions[name])
             try:
-                timed[name].times += timed[name].block(timed[name].block_calls)
+                timed[name].take_turn()
             except runner.ERRORS as error:
                 failures[name] = str(error).strip()
                 order.remove(name)
@@ -103,6 +111,7 @@ def _figures(timed: _Timed, quantiles: list[float]) -> dict[str, Any]:
         "init_ns": float(timed.init_ns),
         "first_call_ns": float(timed.first_call_ns),
         "calls": len(timed.times),
+        "rounds_ns": timed.rounds,
     }
 
 

@@ -457,6 +457,7 @@ def parse_benchmark(output: str) -> dict[str, Any]:
         "p50_ns": 1e3 * float(median),
         "p90_ns": 1e3 * float(p95),
         "quantiles_ns": [],
+        "rounds_ns": [],
         "init_ns": 1e3 * float(whole[1]),
         "first_call_ns": 1e3 * float(whole[2]),
         "calls": int(calls),
