@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                 all sections but those that take long, reduce-...
     python benchmarks/run.py fused latency   some of them
+    python benchmarks/run.py gate 200        one with its number of runs
 
 Times are medians. Nothing is asserted: read the ratios.
 """
@@ -237,11 +238,11 @@ def reduce_scale() -> None:
     )
 
 
-def section_of(module: str, name: str) -> Callable[[], None]:
+def section_of(module: str, name: str) -> Callable[..., None]:
     """Returns a section of a module beside this one, which prints its tables as they come."""
 
-    def section() -> None:
-        for table in getattr(importlib.import_module(module), name)():
+    def section(*arguments: int) -> None:
+        for table in getattr(importlib.import_module(module), name)(*arguments):
             _print_table(table.title, table.header, table.lines)
             print(flush=True)
 
@@ -250,7 +251,7 @@ def section_of(module: str, name: str) -> Callable[[], None]:
 
 _PRUNING = ("mnist", "sequences", "ladder", "overhead", "allocation", "structured")
 _QUANTIZATION = ("mnist", "candidates", "preprocessing")
-SECTIONS: dict[str, Callable[[], None]] = {
+SECTIONS: dict[str, Callable[..., None]] = {
     "start": start,
     "fused": fused,
     "pca": pca,
@@ -258,10 +259,14 @@ SECTIONS: dict[str, Callable[[], None]] = {
     "reduce": reduce,
     "reduce-scalars": reduce_scalars,
     "reduce-scale": reduce_scale,
+    "gate": section_of("latency", "gate"),
+    "latency-tool": section_of("latency", "tool"),
     **{f"pruning-{name}": section_of("pruning", name) for name in _PRUNING},
     **{f"quantization-{name}": section_of("quantization", name) for name in _QUANTIZATION},
 }
+COUNTED = ("gate", "latency-tool")  # sections that take a number of runs
 ONLY_BY_NAME = {
+    *COUNTED,
     "reduce-scalars",
     "reduce-scale",
     "quantization-mnist",
@@ -271,12 +276,22 @@ ONLY_BY_NAME = {
 
 def main(chosen: Sequence[str]) -> int:
     """Runs the chosen sections; none chosen is all but those that take long."""
-    if unknown := [name for name in chosen if name not in SECTIONS]:
-        print(f"Section must be one of {', '.join(SECTIONS)}; got {unknown[0]!r}.", file=sys.stderr)
-        return 2
-    for name in chosen or [name for name in SECTIONS if name not in ONLY_BY_NAME]:
+    plan: list[tuple[str, list[int]]] = []
+    for word in chosen or [name for name in SECTIONS if name not in ONLY_BY_NAME]:
+        if word in SECTIONS:
+            plan.append((word, []))
+        elif word.isdecimal() and int(word) > 1 and plan and plan[-1][0] in COUNTED and not plan[-1][1]:
+            plan[-1][1].append(int(word))
+        else:
+            print(
+                f"Section must be one of {', '.join(SECTIONS)}, a number of runs from 2 on after "
+                f"{' or '.join(COUNTED)}; got {word!r}.",
+                file=sys.stderr,
+            )
+            return 2
+    for name, arguments in plan:
         begin = time.perf_counter()
-        SECTIONS[name]()
+        SECTIONS[name](*arguments)
         print(f"({name}: {time.perf_counter() - begin:.0f} s)\n", flush=True)
     return 0
 

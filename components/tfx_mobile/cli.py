@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfx_mobile import __version__
-from tfx_mobile.common.errors import ConfigError, TfxMobileError
+from tfx_mobile.common.errors import ConfigError, DataError, TfxMobileError
 
 if TYPE_CHECKING:
     from tfx_mobile.common.inspection import Inspection, Tensor
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_registry(commands)
     _add_inspect(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -337,6 +338,55 @@ def _tensor(tensor: "Tensor") -> list[str]:
         zeros += f", sparse: {tensor.stored_fraction:.1%} stored"
     size = f"{tensor.size_bytes:,}" if tensor.size_bytes else ""
     return [_shortened(tensor.name), f"{tensor.dtype}[{shape}]", size, quantization, zeros]
+
+
+# bench
+
+
+def _add_bench(commands: Any) -> None:
+    text = "Time TFLite files against the first of them: interleaved, in five fresh processes."
+    parser = commands.add_parser("bench", help="time TFLite files against each other", description=text)
+    parser.set_defaults(run=_bench)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="any TFLite file")
+    parser.add_argument(
+        "--rows", type=Path, metavar="FILE.csv", help="rows to call with (default: made up from the file)"
+    )
+    parser.add_argument(
+        "--target", default="local", metavar="TARGET", help="local (default) or ssh:[user@]host[:port]"
+    )
+    parser.add_argument("--python", default="python3", help="the target's Python (default: python3)")
+    parser.add_argument("--processes", type=int, default=5, metavar="N", help="default: 5")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, metavar="S", help="of calls in each process (default: 1.5)"
+    )
+    parser.add_argument("--instructions", action="store_true", help="count them with callgrind, too: slow")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from tfx_mobile.size_latency_evaluator import bench, targets
+    from tfx_mobile.size_latency_evaluator.config import LatencyConfig, SshTarget
+
+    target = targets.parse_target(arguments.target)
+    if isinstance(target, SshTarget):
+        target = dataclasses.replace(target, python=arguments.python)
+    config = LatencyConfig(
+        processes=(arguments.processes,),
+        seconds_per_process=arguments.seconds,
+        count_instructions=arguments.instructions,
+        target=target,
+    )
+    found = bench.compare(arguments.files, config, rows=arguments.rows)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        _print_table(bench.table(found))
+        _print_title("machine", bench.machine_line(found))
+        for line in found.sentences:
+            print(line)
+    if failed := [f"{file.file}: {file.failure}" for file in found.files if file.failure]:
+        sys.stdout.flush()
+        raise DataError(f"Every file must be measured; {len(failed)} was not: {'; '.join(failed)}")
 
 
 # Printing

@@ -180,18 +180,115 @@ class Objective(jsonable.Settings):
 
 
 @dataclass(frozen=True)
+class LocalTarget(jsonable.Settings):
+    """This machine measures."""
+
+    kind: ClassVar[str] = "local"
+
+
+@dataclass(frozen=True)
+class SshTarget(jsonable.Settings):
+    """Another machine measures, reached by the system's `ssh`: a Raspberry Pi class board, for example.
+
+    It needs Python 3.10 or newer with NumPy and LiteRT (`ai-edge-litert`) or `tflite-runtime`, nothing of
+    this project. `ssh` must get in without asking: nothing secret is kept here, `identity` is a path.
+
+    Attributes:
+      host: Name or address, or an alias of `~/.ssh/config`.
+      user: Empty for the one `ssh` would take.
+      port: 0 for the one `ssh` would take.
+      python: Command on that machine, for example '/home/pi/venv/bin/python'.
+      identity: Path of the private key here; empty for those `ssh` would try.
+      options: For `ssh -o`, each for example 'ProxyJump=gate'.
+      connect_seconds: To get in, each time.
+    """
+
+    kind: ClassVar[str] = "ssh"
+
+    host: str
+    user: str = ""
+    port: int = 0
+    python: str = "python3"
+    identity: str = ""
+    options: tuple[str, ...] = ()
+    connect_seconds: float = 15.0
+
+    def __post_init__(self) -> None:
+        for name in ("host", "user"):
+            _check_word(f"SshTarget.{name}", getattr(self, name), may_be_empty=name == "user")
+        _check_text("SshTarget.python", self.python)
+        _check_text("SshTarget.identity", self.identity, may_be_empty=True)
+        for option in self.options:
+            _check_text("SshTarget.options", option)
+        if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port <= 65535:
+            raise ConfigError(
+                f"SshTarget.port must be between 1 and 65535, or 0 for ssh's own; got {self.port!r}."
+            )
+        _check_number("SshTarget.connect_seconds", self.connect_seconds, above=0.0)
+
+
+@dataclass(frozen=True)
+class AdbTarget(jsonable.Settings):
+    """A phone measures, reached by `adb`: exactly one of `benchmark_binary` and `python` says with what.
+
+    LiteRT's benchmark binary takes one file a process, so that two files cannot take turns in short blocks:
+    they take turns process by process, which needs more processes for the same certainty.
+
+    Attributes:
+      serial: Of the phone, as `adb devices` has it; empty when there is only one.
+      benchmark_binary: Path here of LiteRT's `benchmark_model` for the phone; it is copied there.
+      python: Command on the phone, with NumPy and a TFLite runtime (Termux, for example); runs our worker.
+      folder: On the phone, where files may be written and run.
+      adb: The command here.
+      cpu_mask: Hexadecimal, for `taskset` on the phone, for example 'f0' for four big cores; empty for any.
+    """
+
+    kind: ClassVar[str] = "adb"
+
+    serial: str = ""
+    benchmark_binary: str = ""
+    python: str = ""
+    folder: str = "/data/local/tmp"
+    adb: str = "adb"
+    cpu_mask: str = ""
+
+    def __post_init__(self) -> None:
+        _check_word("AdbTarget.serial", self.serial, may_be_empty=True)
+        for name in ("benchmark_binary", "python"):
+            _check_text(f"AdbTarget.{name}", getattr(self, name), may_be_empty=True)
+        if bool(self.benchmark_binary) == bool(self.python):
+            raise ConfigError(
+                "AdbTarget must have exactly one of benchmark_binary and python; "
+                f"got {'both' if self.python else 'none'}."
+            )
+        _check_text("AdbTarget.folder", self.folder)
+        _check_text("AdbTarget.adb", self.adb)
+        if not isinstance(self.cpu_mask, str) or set(self.cpu_mask) - set("0123456789abcdefABCDEF"):
+            raise ConfigError(f"AdbTarget.cpu_mask must be hexadecimal, such as 'f0'; got {self.cpu_mask!r}.")
+
+
+Target = LocalTarget | SshTarget | AdbTarget
+
+
+@dataclass(frozen=True)
 class LatencyConfig(jsonable.Settings):
     """How latency is measured.
 
     Attributes:
       processes: How many fresh processes have been run at each look, rising. A candidate whose latency gate
-        is clear after a look is not measured further.
+        is clear after a look is not measured further. The 5 % of error are shared among the looks.
       seconds_per_process: Time for the calls of all models together in one process, start-up and warm-up
         apart. Every model gets `min_calls` calls all the same.
       warmup_calls: Calls of each model before any counts.
       min_calls: Calls of each model that must count in each process.
       timeout_seconds: A process that takes longer is stopped, and the model it was busy with has failed.
       num_rows: How many real rows the calls go through.
+      max_seconds: For all processes together: none is started that would end later if it took as long as the
+        longest so far. What is open then stays undecided, which is no pass.
+      measure_memory: Whether each file is also run in a process of its own that looks at its memory.
+      count_instructions: Whether callgrind counts the instructions of one call of each file: slow (about ten
+        times as long as timing), but the same number each time. Needs valgrind, on this machine.
+      target: What measures.
     """
 
     processes: tuple[int, ...] = (3, 5, 9)
@@ -200,6 +297,10 @@ class LatencyConfig(jsonable.Settings):
     min_calls: int = 25
     timeout_seconds: float = 120.0
     num_rows: int = 32
+    max_seconds: float = 600.0
+    measure_memory: bool = True
+    count_instructions: bool = False
+    target: Target = field(default_factory=LocalTarget)
 
     def __post_init__(self) -> None:
         looks = list(self.processes)
@@ -208,10 +309,18 @@ class LatencyConfig(jsonable.Settings):
                 "LatencyConfig.processes must be rising counts from 2 on, such as (3, 5, 9); "
                 f"got {self.processes!r}."
             )
-        _check_number("LatencyConfig.seconds_per_process", self.seconds_per_process, above=0.0)
-        _check_number("LatencyConfig.timeout_seconds", self.timeout_seconds, above=0.0)
+        for name in ("seconds_per_process", "timeout_seconds", "max_seconds"):
+            _check_number(f"LatencyConfig.{name}", getattr(self, name), above=0.0)
         for name in ("warmup_calls", "min_calls", "num_rows"):
             _check_whole(f"LatencyConfig.{name}", getattr(self, name))
+        for name in ("measure_memory", "count_instructions"):
+            _check_type(f"LatencyConfig.{name}", getattr(self, name), bool)
+        _check_type("LatencyConfig.target", self.target, (LocalTarget, SshTarget, AdbTarget))
+        if self.count_instructions and not isinstance(self.target, LocalTarget):
+            raise ConfigError(
+                "LatencyConfig.count_instructions needs LocalTarget, where callgrind runs; "
+                f"got {type(self.target).__name__}."
+            )
 
 
 @dataclass(frozen=True)
@@ -359,6 +468,20 @@ def _check_whole(name: str, value: int | None) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a whole number >= 1; got {value!r}.")
+
+
+def _check_text(name: str, value: object, *, may_be_empty: bool = False) -> None:
+    if not isinstance(value, str) or (not value.strip() and not (may_be_empty and not value)):
+        raise ConfigError(f"{name} must be text that is not empty; got {value!r}.")
+    if any(letter in value for letter in "\0\r\n"):
+        raise ConfigError(f"{name} must be one line; got {value!r}.")
+
+
+def _check_word(name: str, value: object, *, may_be_empty: bool = False) -> None:
+    """Checks a name that goes into a command line of its own: what starts with '-' would be an option."""
+    _check_text(name, value, may_be_empty=may_be_empty)
+    if str(value).startswith("-") or any(letter.isspace() for letter in str(value)):
+        raise ConfigError(f"{name} must be one word that does not start with '-'; got {value!r}.")
 
 
 def _check_one_limit(name: str, limits: dict[str, float | None]) -> None:

@@ -5,7 +5,8 @@ run models or measure time.
 
 Sources: non-inferiority by a one-sided bound on a paired difference, Blackwelder (1982), "Proving the null
 hypothesis in clinical trials", Controlled Clinical Trials 3; the bound of a ratio of means, Fieller (1954),
-"Some problems in interval estimation", J. R. Stat. Soc. B 16.
+"Some problems in interval estimation", J. R. Stat. Soc. B 16; several looks at the same data, Bonferroni's
+inequality: Dunn (1961), "Multiple comparisons among means", J. Am. Stat. Assoc. 56.
 """
 
 import math
@@ -35,6 +36,8 @@ FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 
+_MAX_LOG = 700.0  # of a bound: two processes that disagree wildly bound nothing, but JSON has no infinity
+
 
 @dataclass(frozen=True)
 class ProcessSample:
@@ -47,6 +50,9 @@ class ProcessSample:
       init_ns: Loading the file and allocating tensors.
       first_call_ns: The first call.
       calls: How many were timed.
+      quantiles_ns: At evaluation.QUANTILES; empty where the device does not say.
+      rounds_ns: By round, the median of its block of calls; the round of the same place in another file's
+        sample of this process was a millisecond or a few calls away. Empty where there are no rounds.
     """
 
     process: int
@@ -55,6 +61,25 @@ class ProcessSample:
     init_ns: float
     first_call_ns: float
     calls: int
+    quantiles_ns: tuple[float, ...] = ()
+    rounds_ns: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one file takes besides time; None is not measured.
+
+    Attributes:
+      arena_bytes: Tensors and scratch space of the interpreter.
+      heap_bytes: Largest heap of loading and calling, beyond what the process had before.
+      process_bytes: Largest resident memory of a process that ran nothing but this file.
+      instructions: Of one call.
+    """
+
+    arena_bytes: int | None = None
+    heap_bytes: int | None = None
+    process_bytes: int | None = None
+    instructions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,8 @@ class Measured:
       losses: By metric, shape (rows,), >= 0; the rows in the same order for every file.
       samples: Of latency, one per process that measured it.
       latency_failure: Why there are no samples.
+      looks: How often the samples may be looked at while they grow: the error is shared among the looks.
+      footprint: Memory and instructions.
     """
 
     name: str
@@ -80,6 +107,8 @@ class Measured:
     losses: Mapping[Metric, FloatArray] = field(default_factory=dict)
     samples: tuple[ProcessSample, ...] = ()
     latency_failure: str = ""
+    looks: int = 1
+    footprint: Footprint = field(default_factory=Footprint)
 
 
 @dataclass(frozen=True)
@@ -230,13 +259,19 @@ def upper_bound_of_ratio(above: FloatArray, below: FloatArray) -> float:
     return (b + math.sqrt(max(b * b - a * c, 0.0))) / a
 
 
-def interval_of_processes(values: Sequence[float]) -> Interval | None:
-    """Returns the geometric mean of per-process values between its one-sided 95 % t-bounds.
+def interval_of_processes(
+    values: Sequence[float], *, looks: int = 1, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Returns the geometric mean of per-process values between its one-sided t-bounds.
 
     The process is the unit of sampling: an interval inside one process covers the truth far too rarely.
 
     Args:
       values: One positive number per process: a median, or a ratio of medians.
+      looks: How often the values may be looked at while they grow. Whoever stops at the first look that is
+        clear errs at any of them, so that each look gets an equal share of the error (Bonferroni): over all
+        looks together a bound is wrong in at most 1 - `confidence` of the runs, however the looks depend.
+      confidence: Of each bound, over all looks, in (0, 1).
 
     Returns:
       None for fewer than 2 values or any that is not finite and positive.
@@ -244,21 +279,34 @@ def interval_of_processes(values: Sequence[float]) -> Interval | None:
     if len(values) < 2 or not all(math.isfinite(value) and value > 0 for value in values):
         return None
     logs = np.log(np.asarray(values, dtype=np.float64))
-    half = float(stats.t.ppf(CONFIDENCE, len(logs) - 1)) * float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+    share = 1.0 - (1.0 - confidence) / looks
+    half = float(stats.t.ppf(share, len(logs) - 1)) * float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
     middle = float(np.mean(logs))
-    return Interval(estimate=math.exp(middle), low=math.exp(middle - half), high=math.exp(middle + half))
+    low, high = max(middle - half, -_MAX_LOG), min(middle + half, _MAX_LOG)
+    return Interval(estimate=math.exp(middle), low=math.exp(low), high=math.exp(high))
 
 
 def process_ratios(found: Measured, other: Measured) -> tuple[float, ...]:
-    """Returns median over median for each process that measured both, in the order they ran."""
+    """Returns one ratio of times for each process that measured both, in the order they ran.
+
+    It is the median over rounds of the ratio of the two blocks' medians: a machine that changes its pace
+    takes both blocks of a round along, but may put one file's overall median into a fast phase and the
+    other's into a slow one. Without rounds it is the ratio of the overall medians.
+    """
     if found.sha256 and found.sha256 == other.sha256:
         return tuple(1.0 for _ in other.samples)
-    medians = {sample.process: sample.p50_ns for sample in other.samples}
+    others = {sample.process: sample for sample in other.samples}
     return tuple(
-        sample.p50_ns / medians[sample.process] if medians[sample.process] > 0 else math.nan
-        for sample in found.samples
-        if sample.process in medians
+        _ratio(sample, others[sample.process]) for sample in found.samples if sample.process in others
     )
+
+
+def _ratio(sample: ProcessSample, other: ProcessSample) -> float:
+    if sample.rounds_ns and len(sample.rounds_ns) == len(other.rounds_ns):
+        above, below = np.asarray(sample.rounds_ns), np.asarray(other.rounds_ns)
+    else:
+        above, below = np.asarray([sample.p50_ns]), np.asarray([other.p50_ns])
+    return float(np.median(above / below)) if float(np.min(below)) > 0 else math.nan
 
 
 # ---------------------------------------------------------------------------------------------- gates
@@ -330,7 +378,7 @@ def is_latency_open(gates: Sequence[Gate], found: Measured, rivals: Rivals) -> b
             other = rivals.reference if gate.relative_to is RelativeTo.REFERENCE else rivals.baseline
             if other is None or other.failure or other.latency_failure:
                 continue
-        interval = interval_of_processes(_latency_values(found, other))
+        interval = interval_of_processes(_latency_values(found, other), looks=found.looks)
         limit = _latency_limit(gate)
         if interval is not None and interval.low <= limit < interval.high:
             return True
@@ -420,7 +468,7 @@ def _judge_latency(gate: LatencyGate, found: Measured, other: Measured | None) -
         return _not_comparable(
             gate, f"A bound over processes needs at least 2 that measured both; got {len(values)}."
         )
-    interval = interval_of_processes(values)
+    interval = interval_of_processes(values, looks=found.looks)
     if interval is None:
         return _not_comparable(gate, "A process reported a time that is not finite and positive.")
     limit = _latency_limit(gate)

@@ -1,53 +1,41 @@
-"""The fresh process that times TFLite files, interleaved with each other. Imports NumPy and LiteRT only.
+"""The fresh process that times TFLite files, interleaved with each other. Needs what runner.py needs.
 
 All files are loaded, each is called with the inputs of a real row until it is warm, then they take turns in
 short blocks, in an order that turns too, until the time is up. Only the synchronous `invoke` is inside the
 clock: setting inputs is not. Compares nothing: that is core.py's work.
 """
 
-import os
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import interpreter as litert
 
-from tfx_mobile.common.errors import DataError
-from tfx_mobile.common.interpreter import TFLiteModel
-from tfx_mobile.size_latency_evaluator import isolation
-from tfx_mobile.size_latency_evaluator.prediction_worker import load_columns
+from tfx_mobile.size_latency_evaluator import isolation, runner
 
 _BLOCK_NS = 400_000
 _MAX_BLOCK_CALLS = 100
 _MIN_BLOCK_CALLS = 5
-_ERRORS = (DataError, ValueError, RuntimeError, OSError)
 
 
 class _Timed:
     """One loaded file with its rows and times.
 
-    LiteRT refuses `invoke` while a signature runner is alive, so the file is loaded a second time without
-    one; what a process does once (delegates, kernels) has then been done and is in no file's figures.
+    The file is loaded once before, to encode its rows; what a process does once (delegates, kernels) has then
+    been done and is in no file's figures.
     """
 
     def __init__(self, path: Path, columns: dict[str, Any], warmup_calls: int) -> None:
-        content = path.read_bytes()
-        described = TFLiteModel(content)
-        encoded = described.encode(columns)
-        rows = len(next(iter(encoded.values())))
-        self.rows = [
-            [(spec.index, encoded[name][row : row + 1]) for name, spec in described.inputs.items()]
-            for row in range(rows)
-        ]
-        del described
+        self.rows = runner.encode(path, columns)
         begin = time.perf_counter_ns()
-        self.interpreter = litert.Interpreter(model_content=content, num_threads=1)
+        self.interpreter = runner.load(path)
         self.interpreter.allocate_tensors()
         self.init_ns = time.perf_counter_ns() - begin
         self.turn = 0
         self.times: list[int] = []
+        self.rounds: list[float] = []
         self.next_row()
         begin = time.perf_counter_ns()
         self.interpreter.invoke()
@@ -58,8 +46,7 @@ class _Timed:
 
     def next_row(self) -> None:
         """Sets the inputs to the next of the rows, outside the clock."""
-        for index, value in self.rows[self.turn % len(self.rows)]:
-            self.interpreter.set_tensor(index, value)
+        runner.set_row(self.interpreter, self.rows[self.turn % len(self.rows)])
         self.turn += 1
 
     def block(self, calls: int) -> list[int]:
@@ -73,19 +60,29 @@ class _Timed:
             times.append(clock() - begin)
         return times
 
+    def take_turn(self) -> None:
+        """Keeps the times of one block, and their median for the round."""
+        times = self.block(self.block_calls)
+        self.times += times
+        self.rounds.append(statistics.median(times))
+
 
 def measure(job: dict[str, Any], busy: isolation.BusyNote) -> tuple[dict[str, Any], dict[str, str]]:
-    """Times all models of the job; an error of one model is its own."""
-    pinned = pin()
-    columns = load_columns(Path(job["rows"]))
+    """Times all models of the job; an error of one model is its own.
+
+    The job has `rows` (by name, the path of what `runner.save_columns` wrote), `seconds`, `warmup_calls`,
+    `min_calls` and `quantiles`.
+    """
+    pinned = runner.pin()
     timed: dict[str, _Timed] = {}
     failures: dict[str, str] = {}
     positions = {name: index for index, (name, _) in enumerate(job["models"])}
     for name, path in job["models"]:
         busy.write(positions[name])
         try:
+            columns = runner.load_columns(Path(job["rows"][name]))
             timed[name] = _Timed(Path(path), columns, int(job["warmup_calls"]))
-        except _ERRORS as error:
+        except runner.ERRORS as error:
             failures[name] = str(error).strip()
     order = list(timed)
     stop = time.monotonic() + float(job["seconds"])
@@ -95,31 +92,26 @@ def measure(job: dict[str, Any], busy: isolation.BusyNote) -> tuple[dict[str, An
         for name in list(order):
             busy.write(positions[name])
             try:
-                timed[name].times += timed[name].block(timed[name].block_calls)
-            except _ERRORS as error:
+                timed[name].take_turn()
+            except runner.ERRORS as error:
                 failures[name] = str(error).strip()
                 order.remove(name)
         order = order[1:] + order[:1]
-    return {name: _figures(timed[name], pinned) for name in order}, failures
+    quantiles = [float(share) for share in job["quantiles"]]
+    return {name: _figures(timed[name], quantiles) | {"pinned": pinned} for name in order}, failures
 
 
-def pin() -> bool:
-    """Pins this process to the last core it may use; returns whether the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        return False
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    return True
-
-
-def _figures(timed: _Timed, pinned: bool) -> dict[str, Any]:
-    p50, p90 = np.percentile(np.asarray(timed.times, dtype=np.float64), [50, 90])
+def _figures(timed: _Timed, quantiles: list[float]) -> dict[str, Any]:
+    times = np.asarray(timed.times, dtype=np.float64)
+    p50, p90 = np.quantile(times, [0.5, 0.9])
     return {
         "p50_ns": float(p50),
         "p90_ns": float(p90),
+        "quantiles_ns": [float(value) for value in np.quantile(times, quantiles)],
         "init_ns": float(timed.init_ns),
         "first_call_ns": float(timed.first_call_ns),
         "calls": len(timed.times),
-        "pinned": pinned,
+        "rounds_ns": timed.rounds,
     }
 
 

@@ -19,13 +19,11 @@ from tfx_mobile.common import candidates as candidate_files
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import core, isolation, latency, prediction_worker
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, LatencyGate, Metric
-from tfx_mobile.size_latency_evaluator.core import FloatArray, Measured, Rivals
+from tfx_mobile.size_latency_evaluator.core import FloatArray, Footprint, Measured, Rivals
 from tfx_mobile.size_latency_evaluator.evaluation import (
     SCHEMA_VERSION,
     CandidateResult,
     Evaluation,
-    Interval,
-    LatencyResult,
     ReportedMetric,
 )
 
@@ -252,18 +250,23 @@ def _time(
 ) -> tuple[dict[str, Measured], Any]:
     """Returns the same with latency, and the machine it was measured on."""
 
-    def with_samples(samples: latency.Samples, failures: Mapping[str, str]) -> dict[str, Measured]:
+    def with_samples(
+        samples: latency.Samples, failures: Mapping[str, str], footprints: Mapping[str, Footprint]
+    ) -> dict[str, Measured]:
+        first = {name: files.same_as.get(name, name) for name in measured}
         return {
             name: dataclasses.replace(
                 m,
-                samples=samples.get(files.same_as.get(name, name), ()),
-                latency_failure=failures.get(files.same_as.get(name, name), ""),
+                samples=samples.get(first[name], ()),
+                latency_failure=failures.get(first[name], ""),
+                looks=len(config.latency.processes),
+                footprint=footprints.get(first[name], Footprint()),
             )
             for name, m in measured.items()
         }
 
     def still_open(samples: latency.Samples) -> set[str]:
-        now = with_samples(samples, {})
+        now = with_samples(samples, {}, {})
         rivals = _rivals(now, reference, key, first_release)
         return {
             files.same_as[name]
@@ -279,7 +282,7 @@ def _time(
         always=[files.same_as[name] for name in (reference, key) if name in files.same_as],
         still_open=still_open,
     )
-    return with_samples(run.samples, run.failures), run.machine
+    return with_samples(run.samples, run.failures, run.footprints), run.machine
 
 
 def _is_open(found: Measured, rivals: Rivals, config: EvaluatorConfig) -> bool:
@@ -323,28 +326,6 @@ def _result(found: Measured, rivals: Rivals, config: EvaluatorConfig) -> Candida
         metrics={
             m.value: core.metric_value(m, found.losses[m]) for m in config.all_metrics() if m in found.losses
         },
-        latency=_latency(found, rivals),
+        latency=latency.result(found, rivals),
         latency_failure=found.latency_failure,
     )
-
-
-def _latency(found: Measured, rivals: Rivals) -> LatencyResult | None:
-    middle = core.interval_of_processes([sample.p50_ns for sample in found.samples])
-    high = core.interval_of_processes([sample.p90_ns for sample in found.samples])
-    if middle is None or high is None:
-        return None
-    return LatencyResult(
-        p50_us=middle.estimate / 1e3,
-        p90_us=high.estimate / 1e3,
-        init_us=float(np.median([sample.init_ns for sample in found.samples])) / 1e3,
-        first_call_us=float(np.median([sample.first_call_ns for sample in found.samples])) / 1e3,
-        calls=sum(sample.calls for sample in found.samples),
-        p50_us_by_process=tuple(sample.p50_ns / 1e3 for sample in found.samples),
-        ratios_by_process=core.process_ratios(found, rivals.reference) if rivals.reference else (),
-        ratio=_ratio(found, rivals.reference),
-        baseline_ratio=_ratio(found, rivals.baseline),
-    )
-
-
-def _ratio(found: Measured, other: Measured | None) -> Interval | None:
-    return core.interval_of_processes(core.process_ratios(found, other)) if other is not None else None
