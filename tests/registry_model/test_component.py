@@ -29,7 +29,6 @@ GATES = (
     SizeGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE),
     LatencyGate(max_ratio=20.0, relative_to=RelativeTo.BASELINE),
 )
-RELATIVE = GATES[1:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ def run(folder: Path, tiny: Any) -> Ran:
     from tfx_mobile.orchestration import local
 
     if not (folder / "candidates").exists():
-        tiny.candidate_folder(folder / "candidates", ["s0-float32", "s0-int8"])
+        tiny.candidate_folder(folder / "candidates", ["s0-float32", "s0-dynamic"])
     examples = tfx.dsl.Importer(
         source_uri=str(tiny.examples),
         artifact_type=standard_artifacts.Examples,
@@ -141,10 +140,10 @@ def test_the_next_run_compares_with_what_was_pushed_although_nothing_else_change
     }
     assert (again.baseline["version"], again.baseline["first_release"]) == (1, 0)
     released = (again.baseline_uri / "Format-Serving" / "tflite").read_bytes()
-    assert released == tiny.contents["s0-int8"]
-    assert json.loads(again.baseline["figures"])["candidate"] == "s0-int8"
+    assert released == tiny.contents["s0-dynamic"]
+    assert json.loads(again.baseline["figures"])["candidate"] == "s0-dynamic"
     assert not again.evaluation.first_release
-    verdicts = again.evaluation.candidate("s0-int8").verdicts[1:]
+    verdicts = again.evaluation.candidate("s0-dynamic").verdicts[1:]
     assert [v.status for v in verdicts] == [Status.PASS] * 3
     assert [v.value for v in verdicts] == [0.0, 1.0, 1.0]  # it is the baseline itself
 
@@ -170,7 +169,7 @@ def test_a_version_that_somebody_else_published_is_what_the_next_run_compares_wi
 def test_the_evaluation_has_the_history_of_the_registry(story: dict[str, Ran]) -> None:
     assert [len(story[name].evaluation.history) for name in ("first", "again", "other")] == [0, 1, 2]
     first, second = story["other"].evaluation.history
-    chosen = story["first"].evaluation.candidate("s0-int8")
+    chosen = story["first"].evaluation.candidate("s0-dynamic")
     assert (first.version, second.version) == (1, 2)
     assert first.gz_size_bytes == chosen.gz_size_bytes
     assert first.metrics == pytest.approx(chosen.metrics, abs=1e-6)  # parts per million were signed
@@ -256,8 +255,10 @@ def test_a_broken_registry_fails_the_run_with_its_message_and_the_run_after_the_
 
     Registry.create(tmp_path / "registry").publish("fares", b"one", metadata={})
     shutil.move(tmp_path / "registry", tmp_path / "away")
-    with pytest.raises(RegistryError, match=re.escape(f"must be at {tmp_path / 'registry'}; there is none.")):
+    message = re.escape(f"must be at {tmp_path / 'registry'}; there is none. Mount it or restore it")
+    with pytest.raises(local.PipelineFailed, match=message) as failed:
         once()
+    assert failed.value.component == "RegistryModel"
     shutil.move(tmp_path / "away", tmp_path / "registry")
     (model,) = once().outputs["RegistryModel"]["model"]
     assert model.properties["version"] == 1
