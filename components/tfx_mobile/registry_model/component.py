@@ -77,6 +77,7 @@ class RegistryModel(base_component.BaseComponent):
                     "tfx_mobile.registry",
                     "tfx_mobile.common",
                     "tfx_mobile.size_latency_evaluator.evaluation",
+                    "tfx_mobile.size_latency_evaluator.config",
                 ),
                 model=types.Channel(type=standard_artifacts.Model),
                 **{CURRENT_KEY: ""},
