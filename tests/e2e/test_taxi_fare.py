@@ -166,7 +166,7 @@ def test_a_process_without_tfx_predicts_from_raw_values_what_the_pipeline_predic
 
 @pytest.fixture(scope="session")
 def second_run(taxi_run):
-    """The same pipeline again, now that phones run what it has pushed; and what was in the registry before."""
+    """The same pipeline again, now that phones run what it pushed; and what the registry held before."""
     before = contents(taxi_run.registry)
     return before, run_taxi(taxi_run.workspace)
 
