@@ -15,6 +15,11 @@ from tfx_mobile.registry_model.config import RegistryModelConfig
         ({"model_name": "Taxi Fare"}, "Model name must be 1 to 63 of a-z, 0-9 and '-'"),
         ({"channel": "../stable"}, "Channel name must be 1 to 63 of a-z, 0-9 and '-'"),
         ({"registry": "https://host/r"}, "root must name the root to trust for https://host/r; got none."),
+        ({"registry": "https://ada:secret@host/r", "root": "/r"}, "registry must be a URL without user or"),
+        (
+            {"registry": "https://token@host/r", "root": "/r"},
+            "registry must be a URL without user or password",
+        ),
         ({"registry": "file:///r"}, "root must name the root to trust for file:///r; got none."),
     ],
 )

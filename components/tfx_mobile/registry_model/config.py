@@ -1,6 +1,7 @@
 """Which model of which registry is read. Settings only; the registry itself is in tfx_mobile/registry."""
 
 import dataclasses
+import re
 
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.jsonable import Settings
@@ -31,6 +32,11 @@ class RegistryModelConfig(Settings):
             raise ConfigError("registry must be a folder or a URL; got an empty path.")
         names.check_name("Model", self.model_name)
         names.check_name("Channel", self.channel)
+        if re.match(r"[^/]+://[^/]*@", self.registry):
+            raise ConfigError(
+                "registry must be a URL without user or password, which ML Metadata keeps; got one with. "
+                "Serve the registry openly: its signatures are what is trusted."
+            )
         if "://" in self.registry and not self.root:
             raise ConfigError(
                 f"root must name the root to trust for {self.registry}; got none. Take root.json from the "

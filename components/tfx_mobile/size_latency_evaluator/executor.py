@@ -1,6 +1,7 @@
 """SizeLatencyEvaluator, the executor: unpack, evaluate, write."""
 
 import dataclasses
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Executor(base_executor.BaseExecutor):
         config = EvaluatorConfig.from_json(exec_properties["config"])
         source = artifact_utils.get_single_instance(input_dict["candidates"])
         baseline = _baseline(input_dict.get("baseline") or [])
+        history = _history(baseline)
         # The split is looked up before anything is measured: a wrong name must not cost the measuring.
         patterns = artifacts.split_pattern(input_dict["examples"], config.eval_split)
 
@@ -70,7 +72,7 @@ class Executor(base_executor.BaseExecutor):
             )
         found = dataclasses.replace(
             found,
-            history=_history(baseline),
+            history=history,
             provenance=provenance.collect(
                 self._context, input_dict, exec_properties, patterns, found.machine.target
             ),
@@ -94,7 +96,16 @@ def _baseline(found: list[types.Artifact]) -> types.Artifact | None:
     if not found:
         return None
     baseline = artifact_utils.get_single_instance(found)
-    return None if baseline.get_int_custom_property(artifacts.FIRST_RELEASE_PROPERTY) == 1 else baseline
+    if baseline.get_int_custom_property(artifacts.FIRST_RELEASE_PROPERTY) == 1:
+        return None
+    path, signed = _tflite(baseline), baseline.get_string_custom_property("sha256")
+    got = hashlib.sha256(path.read_bytes()).hexdigest() if signed and path.is_file() else signed
+    if got != signed:
+        raise DataError(
+            f"Baseline must have sha256 {signed[:12]}, which the registry signed; got {got[:12]} at {path}. "
+            "Remove its folder and run the pipeline again."
+        )
+    return baseline
 
 
 def _history(baseline: types.Artifact | None) -> tuple[Release, ...]:
