@@ -19,6 +19,7 @@ _NAMES = {
     "common.artifacts": ("ModelCandidates", "ModelLadder", "Reduction"),
     "common.embedding": ("embedding_size",),
     "common.errors": ("ConfigError", "DataError", "RegistryError", "TfxMobileError"),
+    "blessing_with_model_id.component": ("BlessingWithModelId",),
     "dimensionality_reducer.component": ("DimensionalityReducer",),
     "dimensionality_reducer.config": (
         "LDA",
@@ -66,6 +67,7 @@ _NAMES = {
     "quantizer.config": ("Mode", "ModeSet", "Quantization", "Runtime"),
     "registry.client": ("Client",),
     "registry.store": ("Registry",),
+    "registry_model.component": ("RegistryModel",),
     "registry_pusher.component": ("RegistryPusher",),
     "size_latency_evaluator.component": ("SizeLatencyEvaluator",),
     "size_latency_evaluator.config": (

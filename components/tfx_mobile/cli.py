@@ -164,12 +164,10 @@ def _registry_refresh(arguments: argparse.Namespace) -> None:
 
 def _registry_fetch(arguments: argparse.Namespace) -> None:
     from tfx_mobile.common.files import write_atomically
-    from tfx_mobile.registry.client import Client
+    from tfx_mobile.registry.client import Client, default_cache
 
     root = arguments.root or _default_root(arguments.location)
-    client = Client(
-        arguments.location, root=root, cache=arguments.cache or _default_cache(arguments.location)
-    )
+    client = Client(arguments.location, root=root, cache=arguments.cache or default_cache(arguments.location))
     fetched = client.fetch(arguments.model, arguments.channel, version=arguments.version)
     try:
         write_atomically(arguments.to, fetched.path.read_bytes())
@@ -205,12 +203,6 @@ def _default_root(location: str) -> Path:
         )
     print(f"tfx-mobile: trusting {root} {_fingerprint(root)}; --root names another", file=sys.stderr)
     return root
-
-
-def _default_cache(location: str) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = location if "://" in location else os.path.abspath(location)
-    return home / "tfx-mobile" / "registry" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 # inspect

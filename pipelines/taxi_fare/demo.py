@@ -6,6 +6,7 @@ Fetches the pushed model from the registry as a phone would, which is also the c
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,7 @@ from taxi_fare import baselines, pipeline
 from taxi_fare.baselines import Baselines
 from taxi_fare.data import EVAL_SPLIT, TRAIN_SPLIT, Data
 from taxi_fare.example_gen import FILTERED_FILE
-from tfx_mobile.common import files, jsonable
+from tfx_mobile.common import artifacts, files, jsonable
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.dimensionality_reducer.report import PAGE_FILE as REDUCTION_PAGE
 from tfx_mobile.orchestration import local, run_log
@@ -69,6 +70,7 @@ def run(
     _print_rows(console, Path(examples))
     _print_candidates(console, found)
     _print_verdict(console, found)
+    _print_baseline(console, result.outputs["RegistryModel"]["model"][0].properties)
     with run_log.everything_to(log_file):
         others = _baselines(examples, workspace / _BASELINES_FILE)
     _print_comparison(console, found, others)
@@ -129,6 +131,13 @@ def _print_verdict(console: Console, found: Evaluation) -> None:
             "-" if verdict.margin is None else f"{'+' if verdict.margin >= 0 else ''}{_shown(verdict.margin)}"
         )
         console.print(f"  {verdict.status.value:<5} {verdict.gate}: got {value}{bound}, margin {margin}")
+
+
+def _print_baseline(console: Console, properties: dict[str, Any]) -> None:
+    if properties[artifacts.FIRST_RELEASE_PROPERTY]:
+        console.print(f"\nBaseline: none, a first release: {properties[artifacts.REASON_PROPERTY]}.")
+    else:
+        console.print(f"\nBaseline: version {properties['version']}, which phones run now.")
 
 
 def _print_comparison(console: Console, found: Evaluation, others: Baselines) -> None:

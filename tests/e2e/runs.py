@@ -13,6 +13,7 @@ from typing import Any
 SMALL_EPOCHS = 6
 COMPONENTS = [
     "ExampleGen",
+    "RegistryModel",
     "StatisticsGen",
     "SchemaGen",
     "ExampleValidator",
@@ -61,12 +62,21 @@ def run_taxi(workspace: Path) -> Finished:
     """
     from taxi_fare import data, pipeline
     from tfx_mobile.orchestration import local
-    from tfx_mobile.size_latency_evaluator.config import AccuracyGate, LatencyGate, Metric, SizeGate
+    from tfx_mobile.size_latency_evaluator.config import (
+        AccuracyGate,
+        LatencyGate,
+        Metric,
+        RelativeTo,
+        SizeGate,
+    )
 
     loose = (
         AccuracyGate(Metric.MAE, max_increase_fraction=0.2),
         SizeGate(max_ratio=0.5),
         LatencyGate(max_ratio=2.0),
+        AccuracyGate(Metric.MAE, max_increase_fraction=0.2, relative_to=RelativeTo.BASELINE),
+        SizeGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE),
+        LatencyGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE),  # exact where it is the same file
     )
     stream = io.StringIO()
     result = local.run(

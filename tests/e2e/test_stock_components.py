@@ -86,6 +86,7 @@ def components(folder: Path):
         examples=raw,
         label_key="fare",
         gates=[AccuracyGate(Metric.MAE, max_value=1000.0)],
+        upstream_blessing=stock_evaluator.outputs["blessing"],
         latency=LatencyConfig(processes=(2,), seconds_per_process=0.2),
     )
     stock_pusher = tfx.components.Pusher(
@@ -98,6 +99,7 @@ def components(folder: Path):
     registry_pusher = RegistryPusher(
         model=evaluator.outputs["model"],
         blessing=stock_evaluator.outputs["blessing"],
+        upstream_blessing=pruned_evaluator.outputs["blessing"],
         registry=folder / "registry",
         model_name="stock",
     )
@@ -160,6 +162,12 @@ def test_the_stock_pusher_takes_our_blessing_and_pushes_the_chosen_file(stock_ru
     chosen = Path(outputs["SizeLatencyEvaluator"]["model"][0].uri) / "Format-Serving" / "tflite"
     (pushed,) = (folder / "pushed").glob("*/tflite")
     assert pushed.read_bytes() == chosen.read_bytes()
+
+
+def test_our_evaluator_takes_the_stock_evaluators_blessing_as_one_that_is_needed(stock_run):
+    _, outputs = stock_run
+    assert outputs["StockEvaluator"]["blessing"][0].properties["blessed"] == 1
+    assert outputs["SizeLatencyEvaluator"]["blessing"][0].properties["blessed"] == 1
 
 
 def test_our_pusher_takes_the_stock_evaluators_blessing(stock_run):

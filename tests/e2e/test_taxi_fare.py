@@ -164,12 +164,48 @@ def test_a_process_without_tfx_predicts_from_raw_values_what_the_pipeline_predic
     np.testing.assert_allclose(json.loads(done.stdout), wanted, rtol=tolerance)
 
 
-def test_a_second_run_does_nothing_it_did_before(taxi_run):
+@pytest.fixture(scope="session")
+def second_run(taxi_run):
+    """The same pipeline again, now that phones run what it pushed; and what the registry held before."""
     before = contents(taxi_run.registry)
-    again = run_taxi(taxi_run.workspace)
-    assert again.result.cached == len(COMPONENTS)
-    assert again.progress.count("cached, nothing to do") == len(COMPONENTS)
+    return before, run_taxi(taxi_run.workspace)
+
+
+def test_the_first_run_says_that_it_is_the_first_release(taxi_run):
+    assert taxi_run.properties("RegistryModel", "model")["first_release"] == 1
+    assert evaluation_of(taxi_run).first_release
+    assert "This is the first release of taxi-fare: " in (taxi_run.workspace / "run.log").read_text()
+
+
+def test_the_second_run_compares_with_what_was_pushed_and_does_nothing_else_again(taxi_run, second_run):
+    _, again = second_run
+    ran = {run.id for run in again.result.components if run.state.name == "DONE"}
+    assert ran == {"RegistryModel", "SizeLatencyEvaluator", "RegistryPusher"}
+    assert again.properties("RegistryModel", "model")["version"] == 1
+    found = evaluation_of(again)
+    assert found.blessed
+    assert found.chosen == evaluation_of(taxi_run).chosen
+    against = {v.gate: v.value for v in found.candidate(found.chosen).verdicts if "vs baseline" in v.gate}
+    assert list(against.values()) == [0.0, 1.0, 1.0]  # the file that phones run, measured once
+    assert [release.version for release in found.history] == [1]
+
+
+def test_an_unchanged_model_is_not_released_again_and_a_third_run_does_nothing(taxi_run, second_run):
+    before, _ = second_run
     assert contents(taxi_run.registry) == before
+    third = run_taxi(taxi_run.workspace)
+    assert third.result.cached == len(COMPONENTS)
+    assert third.progress.count("cached, nothing to do") == len(COMPONENTS)
+    assert contents(taxi_run.registry) == before
+
+
+def test_the_registry_has_where_the_file_came_from_and_no_path_of_this_machine(taxi_run):
+    from tfx_mobile.registry.store import Registry
+
+    (record,) = Registry(taxi_run.registry).versions("taxi-fare")
+    assert record.metadata["provenance"]["pipeline"] == "taxi-fare"
+    assert len(record.metadata["provenance"]["eval_files_sha256"]) == 64
+    assert str(taxi_run.workspace) not in json.dumps(record.metadata)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -252,4 +288,4 @@ def test_the_demo_refuses_a_folder_that_does_not_exist_and_a_workspace_that_cann
 
 def test_a_demo_killed_in_a_component_continues_from_the_last_finished_one(taxi_run):
     states = {run.id: run.state.name for run in taxi_run.result.components}
-    assert states == dict.fromkeys(COMPONENTS[:4], "CACHED") | dict.fromkeys(COMPONENTS[4:], "DONE")
+    assert states == dict.fromkeys(COMPONENTS[:5], "CACHED") | dict.fromkeys(COMPONENTS[5:], "DONE")

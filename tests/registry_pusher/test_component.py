@@ -42,4 +42,4 @@ def test_keys_inside_the_registry_are_refused_when_the_pipeline_is_built() -> No
 def test_settings_are_the_same_bytes_each_time() -> None:
     one, other = pusher().exec_properties, pusher().exec_properties
     assert one == other
-    assert set(one) == {"config", "code"}
+    assert set(one) == {"config", "code", "needs_upstream_blessing", "current"}

@@ -9,6 +9,7 @@ Source: The Update Framework 1.0.31, section 5, as `tuf.ngclient` does it.
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import os
 import re
 import urllib.parse
@@ -33,6 +34,8 @@ from tuf.ngclient import FetcherInterface, Updater  # type: ignore[attr-defined]
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry import names, records
 
+MAX_RELEASES = 50
+_MAX_NUMBERS = 10_000  # looked through for them: versions may leave numbers out
 _CHUNK_BYTES = 1 << 16
 
 
@@ -91,19 +94,66 @@ class Client:
         if version is not None:
             names.check_version(version)
         with self._locked(), self._translated():
-            updater = Updater(
-                metadata_dir=str(self.cache / "metadata"),
-                metadata_base_url=f"{self._url}/metadata/",
-                target_base_url=f"{self._url}/targets/",
-                fetcher=self._fetcher,
-                bootstrap=self._root,
-            )
+            updater = self._updater()
             if version is None:
-                note = self._target(updater, names.channel_path(model, channel))
-                version = records.read_channel(model, channel, note[1].read_bytes()).version
+                version = self._pointed(updater, model, channel)
             target, path = self._target(updater, names.model_path(model, version))
             record = records.read_version(model, version, target)
             return Fetched(path, version, record.sha256, record.size_bytes, record.metadata)
+
+    def releases(
+        self, model: str, channel: str = "stable", *, limit: int = MAX_RELEASES
+    ) -> tuple[records.VersionRecord, ...]:
+        """Returns what was signed about the version `channel` points to, last, and those before it.
+
+        Fetches no model. Which of the earlier versions were in this channel is not recorded.
+
+        Args:
+          model: Its name.
+          channel: What phones follow.
+          limit: The newest so many; >= 1.
+
+        Returns:
+          By rising version; empty when the registry, verified and not expired, has signed no such model or
+          no such channel of it.
+
+        Raises:
+          ConfigError: A name breaks a rule.
+          RegistryError: The channel points to a version that is not there; or the registry cannot be
+            reached, has expired, is older than before, or is not as it was signed.
+        """
+        path = names.channel_path(model, channel)
+        with self._locked(), self._translated():
+            updater = self._updater()
+            if updater.get_targetinfo(path) is None:
+                return ()
+            newest = self._pointed(updater, model, channel)
+            found: list[records.VersionRecord] = []
+            for version in range(newest, max(0, newest - _MAX_NUMBERS), -1):
+                target = updater.get_targetinfo(names.model_path(model, version))
+                if target is not None:
+                    found.append(records.read_version(model, version, target))
+                elif not found:
+                    raise RegistryError(
+                        f"Channel '{channel}' of '{model}' must point to a version that is there; got "
+                        f"{newest} in {self.location}. Publish to the channel again."
+                    )
+                if len(found) == limit:
+                    break
+            return tuple(reversed(found))
+
+    def _updater(self) -> Updater:
+        return Updater(
+            metadata_dir=str(self.cache / "metadata"),
+            metadata_base_url=f"{self._url}/metadata/",
+            target_base_url=f"{self._url}/targets/",
+            fetcher=self._fetcher,
+            bootstrap=self._root,
+        )
+
+    def _pointed(self, updater: Updater, model: str, channel: str) -> int:
+        _, path = self._target(updater, names.channel_path(model, channel))
+        return records.read_channel(model, channel, path.read_bytes()).version
 
     def _target(self, updater: Updater, path: str) -> tuple[TargetFile, Path]:
         target = updater.get_targetinfo(path)
@@ -143,6 +193,22 @@ class Client:
             if isinstance(error, ConfigError):
                 raise
             raise RegistryError(f"Registry {self.location} was refused: {_reason(error)}") from error
+
+
+def check_location(location: str) -> None:
+    """Checks that `location` is one that a client can fetch from; reads nothing.
+
+    Raises:
+      ConfigError: It is neither a path nor a file://, http:// or https:// URL.
+    """
+    _opened(location)
+
+
+def default_cache(location: str) -> Path:
+    """Returns the folder where this user's clients keep what they have seen of a registry."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = location if "://" in location else os.path.abspath(location)
+    return home / "tfx-mobile" / "registry" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 class FolderFetcher(FetcherInterface):

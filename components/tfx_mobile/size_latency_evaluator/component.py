@@ -29,11 +29,15 @@ class SizeLatencyEvaluatorSpec(types.ComponentSpec):
         "config": component_spec.ExecutionParameter(type=str),
         "code_fingerprint": component_spec.ExecutionParameter(type=str),
         "runtime_version": component_spec.ExecutionParameter(type=str),
+        executor.UPSTREAM_KEY: component_spec.ExecutionParameter(type=int),
     }
     INPUTS = {  # noqa: RUF012
         "candidates": component_spec.ChannelParameter(type=artifacts.ModelCandidates),
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "baseline": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
+        "upstream_blessing": component_spec.ChannelParameter(
+            type=standard_artifacts.ModelBlessing, optional=True
+        ),
     }
     OUTPUTS = {  # noqa: RUF012
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
@@ -57,8 +61,11 @@ class SizeLatencyEvaluator(base_component.BaseComponent):
       objective: What is best among the candidates that pass; `config.SMALLEST`, `config.FASTEST` or weights.
       metrics: By name or as `Metric`; the first one is drawn against the size.
       eval_split: The split whose rows are used.
-      baseline: A Model channel with what phones run today (Format-Serving/tflite). An empty channel, or an
-        artifact with the custom property `first_release` = 1, is a first release.
+      baseline: A Model channel with what phones run today (Format-Serving/tflite), from RegistryModel. An
+        empty channel, or an artifact with the custom property `first_release` = 1, is a first release.
+      upstream_blessing: A ModelBlessing channel that is needed, too, for example the stock Evaluator's of the
+        float model. Given and not blessed, broken or missing: NOT_BLESSED, whatever the gates say. An
+        override stands in for our gates and never for this one.
       latency: How latency is measured.
       override: A signed-off exception, or None.
       batch_size: Rows per invocation when predicting.
@@ -85,6 +92,7 @@ class SizeLatencyEvaluator(base_component.BaseComponent):
         override: Override | None = None,
         batch_size: int = 1024,
         decision_threshold: float = 0.5,
+        upstream_blessing: types.BaseChannel | None = None,
     ) -> None:
         config = EvaluatorConfig(
             label_key=label_key,
@@ -107,6 +115,8 @@ class SizeLatencyEvaluator(base_component.BaseComponent):
                 candidates=candidates,
                 examples=examples,
                 **({"baseline": baseline} if baseline is not None else {}),
+                **({"upstream_blessing": upstream_blessing} if upstream_blessing is not None else {}),
+                **{executor.UPSTREAM_KEY: int(upstream_blessing is not None)},
                 config=config.to_json(),
                 code_fingerprint=fingerprint.source_fingerprint(
                     "tfx_mobile.size_latency_evaluator", "tfx_mobile.common"

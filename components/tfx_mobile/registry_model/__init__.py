@@ -1,0 +1,1 @@
+"""RegistryModel: what phones run now, fetched from the registry and verified, as a Model of a pipeline."""

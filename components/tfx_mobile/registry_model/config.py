@@ -1,0 +1,44 @@
+"""Which model of which registry is read. Settings only; the registry itself is in tfx_mobile/registry."""
+
+import dataclasses
+import re
+
+from tfx_mobile.common.errors import ConfigError
+from tfx_mobile.common.jsonable import Settings
+from tfx_mobile.registry import names
+
+
+@dataclasses.dataclass(frozen=True)
+class RegistryModelConfig(Settings):
+    """One source.
+
+    Attributes:
+      registry: A folder, or a file://, http:// or https:// URL.
+      model_name: Lower-case letters, digits and dashes.
+      channel: What phones follow, for example 'stable' or 'beta'.
+      root: The root file that is trusted; empty takes `<registry>.keys/root.json`, for a folder only.
+      cache: Folder of what was seen of this registry, by which an older copy of it is refused; empty takes
+        the one that `tfx-mobile registry fetch` uses.
+    """
+
+    registry: str
+    model_name: str
+    channel: str = "stable"
+    root: str = ""
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.registry:
+            raise ConfigError("registry must be a folder or a URL; got an empty path.")
+        names.check_name("Model", self.model_name)
+        names.check_name("Channel", self.channel)
+        if re.match(r"[^/]+://[^/]*@", self.registry):
+            raise ConfigError(
+                "registry must be a URL without user or password, which ML Metadata keeps; got one with. "
+                "Serve the registry openly: its signatures are what is trusted."
+            )
+        if "://" in self.registry and not self.root:
+            raise ConfigError(
+                f"root must name the root to trust for {self.registry}; got none. Take root.json from the "
+                "keys folder of whoever publishes there."
+            )
