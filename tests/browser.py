@@ -8,13 +8,16 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_SILENCE_S = 60.0
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -32,8 +35,8 @@ class Chromium:
     """One browser with one tab. Make it with `browser()`."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", write: int, read: int) -> None:
-        self._process = process
-        self._write, self._read = os.fdopen(write, "wb", buffering=0), os.fdopen(read, "rb", buffering=0)
+        self.process = process
+        self._write, self._read = write, read
         self._rest = b""
         self._count = 0
         self._session = ""
@@ -47,32 +50,44 @@ class Chromium:
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Sends a command and returns its answer; notes what the page does meanwhile."""
         self._count += 1
-        message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        self._write.write(json.dumps(message).encode() + b"\0")
+        number = self._count
+        message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
+        self._send(message)
         while True:
             found = self._next()
-            if found.get("id") == self._count:
+            if found.get("id") == number:
                 if "error" in found:
                     raise RuntimeError(f"{method}: {found['error']}")
                 return dict(found["result"])
 
-    def wait(self, event: str) -> None:
-        """Reads on until an event."""
-        while self._next().get("method") != event:
-            pass
-
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+    def open(
+        self,
+        path: Path,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        scripts: bool = True,
+    ) -> None:
         """Shows a file, on a phone where it is narrow; forgets what earlier pages did."""
         self.complaints, self.requests = [], []
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=scheme)
+        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
+        self.set_dark(dark)
         self.resize(width, height)
         self.call("Page.navigate", url=path.as_uri())
-        self.wait("Page.loadEventFired")
-        # Plotly draws, and fits itself to its place, in the next frames
+        while self.run("document.readyState + location.href") != f"complete{path.as_uri()}":
+            time.sleep(0.02)
+        if scripts:
+            self.settle()
+
+    def settle(self) -> None:
+        """Waits for two frames: Plotly draws, and fits itself to its place, in the next ones."""
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def set_dark(self, dark: bool) -> None:
+        """Says what the user prefers."""
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.call("Emulation.setEmulatedMedia", features=scheme)
 
     def resize(self, width: int, height: int) -> None:
         """Sets the size of the view, in CSS pixels."""
@@ -98,16 +113,28 @@ class Chromium:
 
     def close(self) -> None:
         """Ends the browser."""
-        self._write.close()
-        self._read.close()
-        self._process.terminate()
-        self._process.wait(timeout=30)
+        os.close(self._write)
+        os.close(self._read)
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            part = self._read.read(1 << 20)
+            ready, _, _ = select.select([self._read], [], [], _SILENCE_S)
+            if not ready:
+                raise RuntimeError(f"Chromium has said nothing for {_SILENCE_S} s.")
+            part = os.read(self._read, 1 << 20)
             if not part:
-                raise RuntimeError(f"Chromium ended with status {self._process.wait()}.")
+                raise RuntimeError(f"Chromium ended with status {self.process.wait()}.")
             self._rest += part
         text, _, self._rest = self._rest.partition(b"\0")
         found: dict[str, Any] = json.loads(text)
@@ -121,6 +148,12 @@ class Chromium:
                 self.complaints.append(json.dumps(parameters["args"]))
         elif found.get("method") == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(parameters["exceptionDetails"]))
+        elif found.get("method") == "Page.javascriptDialogOpening":
+            self.complaints.append(f"a dialog: {parameters['message']}")
+            self._count += 1  # nobody waits for the answer
+            self._send(
+                {"id": self._count, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+            )
         elif found.get("method") == "Log.entryAdded":
             self.complaints.append(parameters["entry"]["text"])
         return found

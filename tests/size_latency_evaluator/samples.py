@@ -242,7 +242,7 @@ def full() -> Evaluation:
 def many(count: int = 60) -> Evaluation:
     """So many candidates, each a little larger and better than the one before."""
     start = full()
-    model = candidate("s75", "int8")
+    model = candidate("s75", "dynamic_range")
     found = [
         dataclasses.replace(
             model,

@@ -219,7 +219,7 @@ def sparsity(found: CandidateResult) -> tuple[Figure, int] | None:
     places = list(range(len(shown)))
     shapes = ["\u00d7".join(map(str, weight.shape)) or "scalar" for weight in shown]
     facts = [
-        f"{html.escape(weight.dtype)} {shape}, {weight.size_bytes:,} bytes"
+        f"{_escaped(weight.dtype)} {shape}, {weight.size_bytes:,} bytes"
         for weight, shape in zip(shown, shapes, strict=True)
     ]
     data = [
@@ -322,7 +322,7 @@ def _by_version(points: Sequence[tuple[str, float, str]], name: str, *, from_zer
             "symbol": ["star" if now else "circle" for now in is_now],
             "color": [_RED if now else _BLUE for now in is_now],
         },
-        "hovertext": [f"{label} {html.escape(published)}".strip() for label, _, published in points],
+        "hovertext": [f"{label} {_escaped(published)}".strip() for label, _, published in points],
         "hovertemplate": "%{hovertext}: %{y:,.5g}<extra></extra>",
     }
     return {"data": [trace], "layout": layout}
@@ -430,7 +430,7 @@ def _hover(found: CandidateResult, evaluation: Evaluation) -> str:
         lines.append(f"median call {web.number(found.latency.p50_us)} \u00b5s{versus}")
     if found is not evaluation.baseline:
         for part in verdict_text(found).split("; ")[:8]:
-            lines += [html.escape(piece) for piece in _wrapped(part)]
+            lines += [_escaped(piece) for piece in _wrapped(part)]
     return "<br>".join(lines)
 
 
@@ -623,6 +623,10 @@ def _span(values: Sequence[float], *, is_log: bool | None = None) -> _Span:
         room = abs(low) / 10 or 1.0
         return _Span(low - room, high + room, False)
     return _Span(low, high, False)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text, quote=False)
 
 
 def _share(part: float, whole: float) -> str:

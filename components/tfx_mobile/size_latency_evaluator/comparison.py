@@ -14,6 +14,7 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     SliceResult,
     Status,
     Verdict,
+    verdict_text,
 )
 
 SIGNS = {Status.PASS: "\u2713", Status.FAIL: "\u2717", Status.NOT_COMPARABLE: "?"}
@@ -158,6 +159,12 @@ def slice_changes(
         return change.worsening is None, -(change.worsening or 0.0), change.name
 
     return tuple(sorted(changes, key=key))
+
+
+def verdict_in_short(found: CandidateResult) -> str:
+    """Returns 'passes', or the first thing that stopped a candidate and how many more there are."""
+    first, *more = [verdict_text(found)] if found.failure else verdict_text(found).split("; ")
+    return f"{first}, and {len(more)} more" if more else first
 
 
 def slice_of(verdict: Verdict, names: Sequence[str]) -> str:

@@ -21,7 +21,6 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     LatencyResult,
     ReportedMetric,
     Verdict,
-    verdict_text,
 )
 
 MAX_SLICES = 60  # rows of the table of one metric
@@ -248,16 +247,10 @@ def _row(
     return {
         "found": found,
         "is_chosen": found.name == evaluation.chosen,
-        "verdict": _verdict_in_short(found),
+        "verdict": comparison.verdict_in_short(found),
         "metrics": _metrics(found, evaluation),
         "cells": cells,
     }
-
-
-def _verdict_in_short(found: CandidateResult) -> str:
-    """Returns the first thing that stopped a candidate and how many more there are."""
-    first, *more = verdict_text(found).split("; ") if not found.failure else [verdict_text(found)]
-    return f"{first}, and {len(more)} more" if more else first
 
 
 def _metrics(found: CandidateResult | None, evaluation: Evaluation) -> list[float | None]:
@@ -518,7 +511,8 @@ _PAGE = """\
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px; } .tile { padding: 8px 10px; }
   .tile:last-child:nth-child(odd) { grid-column: 1 / -1; } .tile b { font-size: 18px; } }
 .scroll { margin-top: 8px; } h2 { overflow-wrap: anywhere; }
-th.gate { white-space: normal; min-width: 170px; } td.wrap { white-space: normal; min-width: 190px; }
+th.gate { white-space: normal; min-width: 170px; overflow-wrap: anywhere; }
+td.wrap { white-space: normal; min-width: 190px; overflow-wrap: anywhere; }
 .sticky td:first-child, .sticky th:first-child { position: sticky; left: 0; z-index: 1; white-space: normal;
   overflow-wrap: anywhere; min-width: 160px; max-width: 300px; background: var(--paper); }
 .sticky thead :first-child { background: var(--card); }

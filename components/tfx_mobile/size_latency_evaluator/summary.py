@@ -16,13 +16,13 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     Interval,
     Status,
     Verdict,
-    verdict_text,
 )
 
 SUMMARY_FILE = "summary.md"
 MAX_CANDIDATES = 10
 MAX_SLICES = 10
 MAX_GATES = 20
+_WORDS = ("gate", "", "file", "candidate", "verdict", "slice", "metric")  # columns of words
 _MAX_TEXT = 200  # characters of a cell
 
 
@@ -196,12 +196,12 @@ def _change(metric: str, change: SliceChange) -> list[str]:
 
 
 def _stopped(found: CandidateResult) -> str:
-    words = text(verdict_text(found))
+    words = text(comparison.verdict_in_short(found))
     return words if len(words) <= _MAX_TEXT else words[: _MAX_TEXT - 1].rstrip("\\") + "\u2026"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], most: int) -> str:
-    lines = [_row(head), _row(["---", *("---:" for _ in head[1:])])]
+    lines = [_row(head), _row("---" if name in _WORDS else "---:" for name in head)]
     lines += [_row(row) for row in rows[:most]]
     if len(rows) > most:
         lines += ["", f"{len(rows) - most:,} more are on the page."]
