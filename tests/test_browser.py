@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests import browser as browsers
@@ -15,7 +16,7 @@ def browser() -> Iterator[browsers.Chromium]:
         yield found
 
 
-def opened(browser: browsers.Chromium, folder: Path, body: str, **view: int) -> browsers.Chromium:
+def opened(browser: browsers.Chromium, folder: Path, body: str, **view: Any) -> browsers.Chromium:
     page = folder / "page.html"
     page.write_text(f"<!doctype html><meta name=viewport content='width=device-width'><body>{body}")
     browser.open(page, **view)

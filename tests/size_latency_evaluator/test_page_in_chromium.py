@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests import browser as browsers
@@ -9,7 +10,7 @@ from tests.size_latency_evaluator import samples
 
 from tfx_mobile.size_latency_evaluator import page
 
-PHONE = {"width": 390, "height": 844}
+PHONE: dict[str, Any] = {"width": 390, "height": 844}
 FULL = samples.full()
 EVALUATIONS = {
     "full": FULL,

@@ -67,5 +67,11 @@ def test_every_value_of_an_evaluation_has_words() -> None:
     }
 
 
+def test_the_guide_names_this_version() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "evaluation-page.md"
+
+    assert f"`schema_version` is {SCHEMA_VERSION}." in guide.read_text()
+
+
 def test_the_schema_is_a_file_of_the_package() -> None:
     assert Path(schema.__file__).parent == schema.SCHEMA_FILE.parent

@@ -19,6 +19,7 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     CandidateResult,
     Evaluation,
     LatencyResult,
+    WeightResult,
     verdict_text,
 )
 
@@ -28,6 +29,8 @@ MAX_FILES = 15  # of the latency chart
 MAX_WEIGHTS = 25  # of the sparsity chart
 _MAX_HOVER = 70  # characters a line
 _LOG_ABOVE = 30.0  # largest over smallest: then a linear axis shows one point and nothing else
+_LEAST_RANGE = 1.25  # of times, largest over smallest, for the whole colour scale
+_ALMOST_ALL = 0.995  # of the bytes of constants: the rest are many and tiny
 _NEAR = 1.0  # a gate farther from the points than so many times their spread, or a decade, is not drawn
 _BLUE, _GREY, _RED = "#3b7dc4", "#8b96a3", "#c8553d"
 _HEAT = [[0, "#3b7dc4"], [0.5, "#c9b458"], [1, "#c8553d"]]  # seen on white and on black
@@ -122,8 +125,7 @@ def front(evaluation: Evaluation) -> tuple[Figure, list[str]] | None:
     if len(times) > 1:
         layout["coloraxis"] = {
             "colorscale": _HEAT,
-            "cmin": times[0],
-            "cmax": times[-1],
+            **_colour_ends(times[0], times[-1]),
             "colorbar": {
                 "orientation": "h",
                 "thickness": 10,
@@ -138,6 +140,12 @@ def front(evaluation: Evaluation) -> tuple[Figure, list[str]] | None:
         }
         layout["margin"]["b"] = 125
     return {"data": data, "layout": layout}, far
+
+
+def _colour_ends(low: float, high: float) -> dict[str, float]:
+    """Returns the ends of a colour scale that makes no show of differences that may be noise."""
+    room = max(1.0, math.sqrt(_LEAST_RANGE * low / high)) if low > 0 else 1.0
+    return {"cmin": low / room, "cmax": high * room}
 
 
 def _size_ticks(span: _Span) -> Figure:
@@ -205,17 +213,20 @@ def latency(evaluation: Evaluation) -> tuple[Figure, int] | None:
         return None
     span = _span([x for trace in data for x in trace["x"] if x is not None])
     layout = _rows_layout("time of a call, \u00b5s", labels, row_px)
-    layout["xaxis"] |= {"type": "log" if span.is_log else "linear", "nticks": 8}
+    layout["xaxis"] |= {"type": "log" if span.is_log else "linear", "nticks": 8, "rangemode": "normal"}
     layout["showlegend"] = len(data) > 1
     return {"data": data, "layout": layout}, len(timed)
 
 
-def sparsity(found: CandidateResult) -> tuple[Figure, int] | None:
-    """Returns the share of zeros of a file's largest constants, and how many it has; None without any."""
+def sparsity(found: CandidateResult) -> tuple[Figure, int, int] | None:
+    """Returns the zeros of the constants that almost all bytes are in, how many those are, and of how many.
+
+    None without any.
+    """
     weights = [weight for weight in found.weights if finite(weight.zeros_fraction) is not None]
     if not weights:
         return None
-    shown = sorted(weights, key=lambda weight: -weight.size_bytes)[:MAX_WEIGHTS]
+    shown = _largest(weights)
     places = list(range(len(shown)))
     shapes = ["\u00d7".join(map(str, weight.shape)) or "scalar" for weight in shown]
     facts = [
@@ -238,7 +249,17 @@ def sparsity(found: CandidateResult) -> tuple[Figure, int] | None:
     layout = _rows_layout("zeros, %", labels, _BAR_ROW_PX)
     layout |= {"barmode": "overlay"}
     layout["xaxis"] |= {"range": [0, 100]}
-    return {"data": data, "layout": layout}, len(weights)
+    return {"data": data, "layout": layout}, len(shown), len(weights)
+
+
+def _largest(weights: Sequence[WeightResult]) -> list[WeightResult]:
+    most = _ALMOST_ALL * sum(weight.size_bytes for weight in weights)
+    shown: list[WeightResult] = []
+    for weight in sorted(weights, key=lambda weight: -weight.size_bytes)[:MAX_WEIGHTS]:
+        if shown and sum(one.size_bytes for one in shown) >= most:
+            break
+        shown.append(weight)
+    return shown
 
 
 def breakdown(evaluation: Evaluation) -> Figure | None:

@@ -192,16 +192,18 @@ def _cards(evaluation: Evaluation, figures: dict[str, Any]) -> dict[str, list[di
         add("front", "front", f"Download size against {name}", figure, caption, wide=True)
     if (timed := charts.latency(evaluation)) is not None:
         figure, count = timed
-        caption = "One line for each fresh process; all files are interleaved in each of them."
+        caption = (
+            "A line for each fresh process, in which all files took turns; the axis need not start at 0."
+        )
         if count > charts.MAX_FILES:
             caption += f" The first {charts.MAX_FILES} of {count} files are shown."
         add("latency", "latency", "Single calls, by process", figure, caption, wide=True)
     roles = comparison.compared(evaluation)
     if roles and (zeros := charts.sparsity(roles[0].found)) is not None:
-        figure, count = zeros
+        figure, num_shown, count = zeros
         caption = f"Share of zeros in each constant of {roles[0].found.name}, the largest first."
-        if count > charts.MAX_WEIGHTS:
-            caption += f" The first {charts.MAX_WEIGHTS} of {count} are shown; evaluation.json has all."
+        if count > num_shown:
+            caption += f" The first {num_shown} of {count} are shown; evaluation.json has all."
         add("inside", "sparsity", "Sparsity by layer", figure, caption, wide=False)
     if (parts := charts.breakdown(evaluation)) is not None:
         caption = "Bytes of the files as they lie on the phone, before gzip."
