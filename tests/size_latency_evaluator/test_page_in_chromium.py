@@ -87,6 +87,19 @@ def test_the_numbers_in_the_document_are_the_evaluations(
     assert "0.1032" in column(browser, "#gates", 2)
 
 
+def test_what_passes_is_green_and_what_fails_is_red(
+    browser: browsers.Chromium, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["full"])
+    cells = "[...document.querySelectorAll('#candidates tbody td[title]')]"
+    seen = browser.run(f"{cells}.map(e => [e.textContent.trim()[0], getComputedStyle(e).color])")
+
+    assert {tuple(pair) for pair in seen} == {
+        ("\u2713", "rgb(17, 99, 41)"),
+        ("\u2717", "rgb(164, 14, 38)"),
+    }
+
+
 def test_a_click_on_a_head_sorts_and_another_one_turns_it_round(
     browser: browsers.Chromium, pages: dict[str, Path]
 ) -> None:

@@ -33,7 +33,7 @@ def write(folder: Path, *, written_s: int, page: str = "<!doctype html>") -> Pat
 def workspace(tmp_path: Path) -> Path:
     artifacts = tmp_path / "workspace" / "artifacts"
     write(artifacts / "SizeLatencyEvaluator" / "evaluation" / "9", written_s=100)
-    write(artifacts / "SizeLatencyEvaluator.again" / "evaluation" / "12", written_s=300, page="newest")
+    write(artifacts / "SizeLatencyEvaluator.again" / "evaluation" / "3", written_s=300, page="newest")
     write(artifacts / "SizeLatencyEvaluator" / "evaluation" / "10", written_s=200)
     return tmp_path / "workspace"
 
@@ -50,7 +50,7 @@ def test_the_newest_evaluation_below_a_workspace_is_found(
     verdict, page = capsys.readouterr().out.splitlines()
     assert verdict == evaluations.verdict_line(FULL)
     assert Path(page) == (
-        workspace / "artifacts" / "SizeLatencyEvaluator.again" / "evaluation" / "12" / "index.html"
+        workspace / "artifacts" / "SizeLatencyEvaluator.again" / "evaluation" / "3" / "index.html"
     )
 
 
@@ -85,21 +85,40 @@ def test_the_page_is_exported_as_it_is(
     assert capsys.readouterr().out.splitlines()[1] == str(tmp_path / "out" / "page.html")
 
 
-@pytest.mark.parametrize(("status", "words"), [(0, ""), (1, "there is no browser to open it with")])
-def test_the_page_is_opened_in_the_browser(workspace: Path, tmp_path: Path, status: int, words: str) -> None:
-    browser, seen = tmp_path / "browser", tmp_path / "seen"
+def run_beside(folder: Path, *arguments: object, status: int = 0) -> "subprocess.CompletedProcess[str]":
+    """Runs the command where the browser is a program that notes what it was given in `seen`."""
+    browser, seen = folder / "browser", folder / "seen"
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {shlex.quote(str(seen))}\nexit {status}\n')
     browser.chmod(0o755)
-
-    done = subprocess.run(
-        [sys.executable, "-m", "tfx_mobile.cli", "report", str(workspace)],
+    return subprocess.run(
+        [sys.executable, "-m", "tfx_mobile.cli", "report", *map(str, arguments)],
         env={"PATH": "", "BROWSER": f"{browser} %s", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         capture_output=True,
         text=True,
         check=True,
     )
 
-    page = workspace / "artifacts" / "SizeLatencyEvaluator.again" / "evaluation" / "12" / "index.html"
+
+@pytest.mark.parametrize(
+    "options", [["--no-open"], ["--export", "copy.html"], ["--markdown"], ["--json"]], ids=lambda o: o[0]
+)
+def test_the_page_is_not_opened_where_something_else_is_asked_for(
+    workspace: Path, tmp_path: Path, options: list[str]
+) -> None:
+    options = [str(tmp_path / option) if option.endswith(".html") else option for option in options]
+
+    run_beside(tmp_path, workspace, *options)
+
+    assert not (tmp_path / "seen").exists()
+
+
+@pytest.mark.parametrize(("status", "words"), [(0, ""), (1, "there is no browser to open it with")])
+def test_the_page_is_opened_in_the_browser(workspace: Path, tmp_path: Path, status: int, words: str) -> None:
+    seen = tmp_path / "seen"
+
+    done = run_beside(tmp_path, workspace, status=status)
+
+    page = workspace / "artifacts" / "SizeLatencyEvaluator.again" / "evaluation" / "3" / "index.html"
     assert seen.read_text() == page.as_uri()
     assert words in done.stderr
     assert bool(done.stderr) is bool(words)
