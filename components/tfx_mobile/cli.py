@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_registry(commands)
     _add_inspect(commands)
     _add_bench(commands)
+    _add_report(commands)
     return parser
 
 
@@ -379,6 +380,64 @@ def _bench(arguments: argparse.Namespace) -> None:
     if failed := [f"{file.file}: {file.failure}" for file in found.files if file.failure]:
         sys.stdout.flush()
         raise DataError(f"Every file must be measured; {len(failed)} was not: {'; '.join(failed)}")
+
+
+# report
+
+
+def _add_report(commands: Any) -> None:
+    text = "Open the page of an evaluation, or print it."
+    parser = commands.add_parser("report", help="open or export the page of an evaluation", description=text)
+    parser.set_defaults(run=_report)
+    parser.add_argument(
+        "place",
+        type=Path,
+        metavar="FOLDER",
+        help="an evaluation artifact, or a folder above, such as a workspace: then the newest one in it",
+    )
+    parser.add_argument("--no-open", action="store_true", help="only say where the page is")
+    parser.add_argument("--export", type=Path, metavar="FILE.html", help="copy the page, and do not open it")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--markdown", action="store_true", help="print the summary for a pull request")
+    shown.add_argument("--json", action="store_true", help="print evaluation.json")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from tfx_mobile.common.files import write_atomically
+    from tfx_mobile.size_latency_evaluator import evaluation as evaluations
+    from tfx_mobile.size_latency_evaluator import summary
+
+    folder = evaluations.newest_folder(arguments.place)
+    found = evaluations.load_evaluation(folder)
+    page = folder / evaluations.REPORT_FILE
+    if not page.is_file():
+        raise DataError(
+            f"An evaluation artifact must hold {page.name}; got none in {folder}. Run the evaluation again."
+        )
+    if arguments.export is not None:
+        try:
+            write_atomically(arguments.export, page.read_bytes())
+        except OSError as error:
+            raise ConfigError(
+                f"--export must be a file that can be written; {arguments.export}: {error.strerror}."
+            ) from error
+    if arguments.markdown:
+        print(summary.render(found), end="")
+        return
+    if arguments.json:
+        _print_json(found.to_dict())
+        return
+    print(evaluations.verdict_line(found))
+    print(arguments.export or page)
+    if arguments.export is None and not arguments.no_open:
+        _open_page(page)
+
+
+def _open_page(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        print("tfx-mobile: there is no browser to open it with; open the file by hand", file=sys.stderr)
 
 
 # Printing

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tfx_mobile.common.errors import ConfigError
+from tfx_mobile.size_latency_evaluator import page, summary
 from tfx_mobile.size_latency_evaluator.config import (
     AccuracyGate,
     LatencyConfig,
@@ -106,6 +107,16 @@ def test_the_blessing_has_what_its_readers_read(released: tuple[Path, dict[str, 
     assert properties["current_model"].string_value == found["Model"].uri
     assert properties["verdict"].string_value.startswith("BLESSED: 's0-")
     assert sorted(path.name for path in Path(found["ModelBlessing"].uri).iterdir()) == ["BLESSED"]
+
+
+def test_the_evaluation_is_a_page_a_summary_and_json(released: tuple[Path, dict[str, Any]]) -> None:
+    _, found = released
+    folder = Path(found["ModelEvaluation"].uri)
+    evaluation = load_evaluation(folder)
+
+    assert sorted(path.name for path in folder.iterdir()) == ["evaluation.json", "index.html", "summary.md"]
+    assert (folder / "index.html").read_text() == page.page(evaluation)
+    assert (folder / "summary.md").read_text() == summary.render(evaluation)
 
 
 def test_the_model_carries_its_figures_as_integers(tiny: Any, released: tuple[Path, dict[str, Any]]) -> None:

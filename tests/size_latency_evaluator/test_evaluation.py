@@ -1,4 +1,4 @@
-"""evaluation.json and index.html: read back as written, whatever names are in them."""
+"""evaluation.json: read back as written, whatever names are in it."""
 
 import dataclasses
 import json
@@ -11,13 +11,11 @@ import pytest
 from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
-from tfx_mobile.size_latency_evaluator import report
 from tfx_mobile.size_latency_evaluator.config import (
     SMALLEST,
     AccuracyGate,
     LatencyGate,
     Metric,
-    Override,
     RelativeTo,
     SizeGate,
 )
@@ -169,94 +167,3 @@ def test_an_unknown_candidate_is_refused_by_name() -> None:
         DataError, match=re.escape("The evaluation must hold candidate 'x'; got s0-broken, s0-")
     ):
         SAMPLE.candidate("x")
-
-
-# ------------------------------------------------------------------------------------------ the page
-
-
-def own_parts(page: str) -> str:
-    """Returns the page without Plotly's own code."""
-    from plotly import offline
-
-    assert offline.get_plotlyjs() in page
-    return page.replace(offline.get_plotlyjs(), "")
-
-
-def test_the_page_fetches_nothing_and_says_the_verdict_first() -> None:
-    page = own_parts(report.render(SAMPLE))
-
-    assert "http:" not in page
-    assert "https:" not in page
-    assert "src=" not in page.replace("&lt;img src=x", "").replace("\\u003cimg src=x", "").replace(
-        "\\u0026lt;img src=x", ""
-    )
-    assert page.index("Blessed") < page.index("the smallest") < page.index("<table>")
-
-
-def test_hostile_names_stay_text() -> None:
-    page = own_parts(report.render(dataclasses.replace(SAMPLE, chosen=HOSTILE, reason=HOSTILE)))
-
-    assert "<img" not in page
-    assert "alert(2)</script>" not in page
-    assert "\u2028" not in page.split("const figure")[1]
-    # A script element ends only where the page means it to.
-    assert page.count("</script>") == page.count("<script>") == 2
-
-
-def test_every_candidate_verdict_and_reason_is_in_the_page() -> None:
-    page = report.render(SAMPLE)
-
-    for found in (*SAMPLE.candidates[:3], SAMPLE.baseline):
-        assert found is not None
-        assert f"<td>{found.name}" in page
-    for words in (
-        "About s75-int8.",
-        "The converter refused.",
-        "rmse increase &lt;= 1% vs reference",
-        "A CPU",
-    ):
-        assert words in page
-    assert "Not drawn, because there is no rmse:\ns0-broken." in page
-
-
-def figure_of(evaluation: Evaluation) -> Any:
-    text = report.render(evaluation).split("const figure = ")[1].split(";\nfunction paint")[0]
-    return json.loads(text)
-
-
-def test_the_chart_shows_rejected_files_and_the_gates_as_lines() -> None:
-    figure = figure_of(SAMPLE)
-    drawn = {trace["name"]: trace["x"] for trace in figure["data"]}
-
-    assert drawn == {
-        "best of all": [700, 800, 9000],
-        "rejected (1)": [700],
-        "passes (1)": [9000],
-        "chosen (1)": [800],
-        "baseline: what phones run today (1)": [2000],
-    }
-    at = [shape.get("x0") if shape["xref"] == "x" else shape["y0"] for shape in figure["layout"]["shapes"]]
-    assert at == pytest.approx([3.3 * 1.01, 1000.0])
-
-
-def test_an_override_is_shown_with_its_name() -> None:
-    override = Override("Ada <b>", "The shop opens.", "2026-01-31")
-    page = own_parts(report.render(dataclasses.replace(SAMPLE, override=override, overridden=True)))
-
-    assert "Blessed by override" in page
-    assert "Override by Ada &lt;b&gt; on\n2026-01-31:\nThe shop opens." in page
-
-
-def test_an_evaluation_with_nothing_in_it_can_still_be_shown() -> None:
-    empty = dataclasses.replace(
-        SAMPLE, blessed=False, chosen="", candidates=(FAILED,), baseline=None, first_release=True
-    )
-
-    page = report.render(empty)
-
-    assert "first release: there is no baseline" in page
-    assert "Not blessed" in page
-
-
-def test_the_same_evaluation_gives_the_same_page() -> None:
-    assert report.render(SAMPLE) == report.render(SAMPLE)

@@ -65,7 +65,7 @@ def short(name: str) -> str:
     if len(plain) > MAX_NAME:
         half = (MAX_NAME - 1) // 2
         plain = f"{plain[:half]}\u2026{plain[-half:]}"
-    return html.escape(plain)
+    return html.escape(plain, quote=False)  # Plotly shows &quot; as it is
 
 
 def number(value: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfx_mobile.common import jsonable
-from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.size_latency_evaluator.config import Gate, Objective, Override
 
 SCHEMA_VERSION = 2
@@ -368,6 +368,34 @@ def load_evaluation(folder: Path | str) -> Evaluation:
             "Read it with the release that wrote it."
         )
     return Evaluation.from_dict(value)
+
+
+def newest_folder(place: Path) -> Path:
+    """Returns the evaluation artifact at a place, or the one below it that was written last.
+
+    Args:
+      place: An artifact's folder, or any above it: a pipeline's root, a workspace.
+
+    Raises:
+      ConfigError: There is no such folder.
+      DataError: There is no evaluation in it.
+    """
+    if not place.is_dir():
+        raise ConfigError(f"FOLDER must be an evaluation artifact or a folder above one; got {str(place)!r}.")
+    if (place / EVALUATION_FILE).is_file():
+        return place
+    found = [path for path in place.rglob(EVALUATION_FILE) if path.is_file()]
+    if not found:
+        raise DataError(
+            f"FOLDER must hold an {EVALUATION_FILE}, at any depth; got none in {str(place)!r}. Run a "
+            "pipeline with a SizeLatencyEvaluator, or name another folder."
+        )
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, _number_of(path.parent), path)).parent
+
+
+def _number_of(artifact: Path) -> int:
+    """Returns the execution's number, which names an artifact's folder; 0 where it is something else."""
+    return int(artifact.name) if artifact.name.isdecimal() else 0
 
 
 def summary_rows(evaluation: Evaluation) -> tuple[SummaryRow, ...]:

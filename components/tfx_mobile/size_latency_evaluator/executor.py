@@ -15,7 +15,7 @@ from tfx.utils import path_utils
 from tfx_mobile.common import artifacts, candidates, files, jsonable, tflite_metadata
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
-from tfx_mobile.size_latency_evaluator import measure, provenance, report, stamp
+from tfx_mobile.size_latency_evaluator import measure, page, provenance, stamp, summary
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig
 from tfx_mobile.size_latency_evaluator.evaluation import Evaluation, Release
 from tfx_mobile.size_latency_evaluator.examples import Features, Rows, read_rows
@@ -163,7 +163,8 @@ def _write_model(
 
 def _write_evaluation(evaluation: types.Artifact, found: Evaluation) -> None:
     folder = Path(evaluation.uri)
-    files.write_atomically(folder / evaluations.REPORT_FILE, report.render(found).encode())
+    files.write_atomically(folder / evaluations.REPORT_FILE, page.page(found).encode())
+    files.write_atomically(folder / summary.SUMMARY_FILE, summary.render(found).encode())
     content = jsonable.dumps(found.to_dict(), indent=2)
     files.write_atomically(folder / evaluations.EVALUATION_FILE, content.encode())
 

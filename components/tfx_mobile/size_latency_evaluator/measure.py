@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common import candidates as candidate_files
+from tfx_mobile.common import inspection
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import core, isolation, latency, prediction_worker
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, LatencyGate, Metric
@@ -25,12 +27,14 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     CandidateResult,
     Evaluation,
     ReportedMetric,
+    WeightResult,
 )
 
 if TYPE_CHECKING:  # examples.py needs TensorFlow, this module does not
     from tfx_mobile.size_latency_evaluator.examples import Features, Rows
 
 BASELINE = "baseline"
+_LOGGER = logging.getLogger(__name__)
 _PREDICTION_WORKER = "tfx_mobile.size_latency_evaluator.prediction_worker"
 
 
@@ -89,6 +93,9 @@ def evaluate(
     choice = core.choose(
         results, reference=found.reference, objective=config.objective, override=config.override
     )
+    shown = {choice.chosen, found.reference}
+    results = tuple(_with_anatomy(r, files.contents) if r.name in shown else r for r in results)
+    before = _with_anatomy(_result(measured[key], rivals, config), files.contents) if key else None
     return Evaluation(
         schema_version=SCHEMA_VERSION,
         blessed=choice.blessed,
@@ -104,7 +111,7 @@ def evaluate(
         objective=config.objective,
         reference=found.reference,
         first_release=first_release,
-        baseline=_result(measured[key], rivals, config) if key else None,
+        baseline=before,
         candidates=results,
         machine=machine,
     )
@@ -329,3 +336,21 @@ def _result(found: Measured, rivals: Rivals, config: EvaluatorConfig) -> Candida
         latency=latency.result(found, rivals),
         latency_failure=found.latency_failure,
     )
+
+
+def _with_anatomy(found: CandidateResult, contents: Mapping[str, bytes]) -> CandidateResult:
+    """Returns a result with what its file is made of: seconds for a file of some MB, so not for all files."""
+    if found.failure or found.name not in contents:
+        return found
+    try:
+        inside = inspection.inspect(contents[found.name])
+    except DataError as error:
+        _LOGGER.warning("What %r is made of is not in the evaluation: %s", found.name, error)
+        return found
+    weights = tuple(
+        WeightResult(tensor.name, tensor.dtype, tensor.shape, tensor.size_bytes, tensor.zeros_fraction)
+        for tensor in sorted(inside.tensors, key=lambda tensor: -tensor.size_bytes)
+        if tensor.zeros_fraction is not None
+    )
+    breakdown = {part.kind: part.size_bytes for part in inside.by_kind()}
+    return dataclasses.replace(found, weights=weights, breakdown_bytes=breakdown)
