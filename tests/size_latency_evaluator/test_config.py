@@ -45,9 +45,9 @@ TODAY = SizeGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE)
             "metrics must differ; got mae, mae.",
         ),
         (
-            lambda: EvaluatorConfig("fare", ("small",)),
+            lambda: EvaluatorConfig("fare", ("small",)),  # type: ignore[arg-type]
             "gates must be AccuracyGate or SizeGate or LatencyGate",
-        ),  # type: ignore[arg-type]
+        ),
         (
             lambda: EvaluatorConfig("fare", (GATE,), batch_size=0),
             "batch_size must be a whole number >= 1; got 0.",
@@ -79,7 +79,15 @@ TODAY = SizeGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE)
             "does not fit accuracy; use min_value or max_drop.",
         ),
         (lambda: AccuracyGate(Metric.ACCURACY, min_value=90.0), "min_value must be >= 0 and <= 1; got 90.0."),
-        (lambda: AccuracyGate("rmse", max_value=1.0), "AccuracyGate.metric must be Metric; got str 'rmse'."),  # type: ignore[arg-type]
+        (
+            lambda: AccuracyGate("rmsle", max_value=1.0),  # type: ignore[arg-type]
+            "AccuracyGate.metric must be among 'rmse', 'mse', 'mae', 'accuracy', a class name such as 'AUC', "
+            "or the dotted path of a class; got 'rmsle'. Did you mean 'rmse'?",
+        ),
+        (
+            lambda: AccuracyGate(7, max_value=1.0),  # type: ignore[arg-type]
+            "AccuracyGate.metric must be Metric or KerasMetric; got int",
+        ),
         (
             lambda: SizeGate(),
             "SizeGate must have exactly one of max_bytes, max_gz_bytes, max_ratio; got none.",
@@ -103,7 +111,7 @@ TODAY = SizeGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE)
             lambda: Override("Ada", "why", "31.1.2026"),
             "Override.date must be an ISO date such as '2026-01-31'",
         ),
-        (lambda: parse_metric("auc"), "metrics must be among 'rmse', 'mse', 'mae', 'accuracy'; got 'auc'."),
+        (lambda: parse_metric("auc"), "path of a class; got 'auc'. Did you mean 'AUC'?"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused(make: Callable[[], Any], message: str) -> None:
