@@ -260,8 +260,8 @@ class Slice(jsonable.Settings):
         return hash(self.to_json())
 
     def needed_features(self) -> tuple[str, ...]:
-        """Returns the features it looks at."""
-        return (*self.features, *self.values, *self.buckets)
+        """Returns the features it looks at, sorted: the order in which slices are named."""
+        return tuple(sorted((*self.features, *self.values, *self.buckets), key=str))
 
     def describe(self) -> str:
         """Returns it in a few words, for example "each company, where hour = 7"."""

@@ -144,8 +144,8 @@ def _model(specs: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str], str
     ):
         if spec.get(name, "") not in fits:
             raise ConfigError(
-                f"ModelSpec.{name} cannot be honoured here; got {spec[name]!r}. The TFLite file is evaluated; "
-                "leave it out."
+                f"ModelSpec.{name} cannot be honoured here; got {spec[name]!r}. The TFLite file is "
+                "evaluated; leave it out."
             )
     return spec.get("label_key", ""), dict(spec.get("label_keys", {})), spec.get("example_weight_key", "")
 
@@ -222,18 +222,17 @@ def _metric(item: Mapping[str, Any], output: str) -> tuple[str, KerasMetric]:
     class_name, module = item.get("class_name", ""), item.get("module", "")
     config = item.get("config") or {}
     try:
-        config = dict(json.loads(config) if isinstance(config, str) else config)
+        if isinstance(config, str):  # TFMA takes it without its braces too
+            config = json.loads(config if config.lstrip().startswith("{") else f"{{{config}}}")
+        config = dict(config)
     except ValueError as error:
         raise ConfigError(
             f"MetricConfig {class_name!r} must have JSON as its config; got {error}."
         ) from error
     name = config.pop("name", "")
-    keras = bool(module) and module.startswith(_KERAS_MODULES)
-    own = keras and module.startswith("tensorflow_model_analysis")
-    if module and not keras:
+    # Of a class that TFMA has too, TFMA takes its own whatever Keras module is named.
+    if module and not module.startswith(_KERAS_MODULES):
         class_name = f"{module}.{class_name}"
-    elif class_name == "F1Score" and keras and not own:
-        class_name = "tf_keras.metrics.F1Score"  # one number per class, another thing than TFMA's
     known = KNOWN.get(class_name)
     if known is not None:
         settings = known.settings or ()
@@ -242,8 +241,6 @@ def _metric(item: Mapping[str, Any], output: str) -> tuple[str, KerasMetric]:
             for key, value in config.items()
             if not (key in _NO_CHANGE and value == _NO_CHANGE[key] and (value is None or key not in settings))
         }
-        if "num_thresholds" in settings and keras and not own and "thresholds" not in config:
-            config.setdefault("num_thresholds", 200)  # Keras's own default, where TFMA's is 10,000
         inner = config.get("thresholds")
         if isinstance(inner, list) and len(inner) == config.get("num_thresholds", 0) - 2:
             del config["thresholds"]  # what Keras's AUC makes of num_thresholds

@@ -199,9 +199,7 @@ def cells(
       DataError: The shapes do not fit, or labels are not in [0, 1].
     """
     rows = np.arange(len(weights))
-    if metric.class_name == "ExampleCount":
-        return rows, np.zeros_like(rows), np.ones(len(rows))
-    if metric.class_name == "WeightedExampleCount":
+    if metric.class_name in ("ExampleCount", "WeightedExampleCount"):  # TFMA weighs both
         return rows, np.zeros_like(rows), weights
     if metric.class_name == "Calibration":
         if labels.shape != predictions.shape:
