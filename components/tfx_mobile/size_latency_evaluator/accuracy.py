@@ -34,7 +34,7 @@ MISSING = b"\x1fmissing"
 
 _ALL = (-1, "")
 _PENDING = 2**18
-_NOISE = 1e-14  # of sums of products of float64: a variance below this share of its terms is zero
+_NOISE = 1e-14  # of sums of products in float64: a variance below this share of its terms is zero
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,38 @@ class Pair:
     """Two files' estimates on the same rows, and how sure they are.
 
     Attributes:
-      estimate: Of one and of the other; before the root is taken, see `power`.
-      covariance: Of the estimates, shape (2, 2).
+      difference: Of the estimates.
+      other: The other file's estimate; before the root is taken, see `power`.
+      covariance: Of `difference` and `other`, shape (2, 2): no digits are lost where the files hardly differ.
       freedom: Degrees of freedom of the covariance.
       power: The metric is the estimate to the power of 1 / `power`.
     """
 
-    estimate: tuple[float, float]
+    difference: float
+    other: float
     covariance: FloatArray
     freedom: float
     power: float
 
+    @property
+    def estimate(self) -> tuple[float, float]:
+        """Returns the estimate of one and of the other."""
+        return self.other + self.difference, self.other
+
     def values(self) -> tuple[float, float]:
         """Returns the metric of one and of the other."""
-        one, other = (value ** (1.0 / self.power) if value >= 0 else math.nan for value in self.estimate)
-        return self.estimate if self.power == 1.0 else (one, other)
+        if self.power == 1.0:
+            return self.estimate
+        one, other = (max(value, 0.0) ** (1.0 / self.power) for value in self.estimate)
+        return one, other
 
     def upper_bound(self, first: float, second: float) -> float:
         """Returns the one-sided 95 % upper bound of `first * estimate[0] + second * estimate[1]`.
 
         Infinity where there is no degree of freedom.
         """
-        spread = self._deviation(first, second)
-        return first * self.estimate[0] + second * self.estimate[1] + spread
+        mean = first * self.difference + (first + second) * self.other
+        return mean + self._deviation(first, second)
 
     def upper_bound_of_difference(self, sign: float = 1.0) -> float:
         """Returns the upper bound of `sign` times the difference of the metrics (delta method for a root)."""
@@ -100,29 +109,27 @@ class Pair:
         At the upper bound r, `upper_bound(1, -r)` of the estimates is zero. (0, infinity) where the other's
         estimate is not clearly above zero.
         """
-        above, below = self.estimate
-        if above == below and self._deviation(1.0, -1.0) == 0.0:
+        if self.difference == self._deviation(1.0, -1.0) == 0.0:
             return 1.0, 1.0
         if self.freedom <= 0:
             return 0.0, math.inf
+        # With r = 1 + s: (difference - s other)^2 = t^2 Var(difference - s other).
         square = float(stats.t.ppf(CONFIDENCE, self.freedom)) ** 2
-        a = below**2 - square * float(self.covariance[1, 1])
-        b = above * below - square * float(self.covariance[0, 1])
-        c = above**2 - square * float(self.covariance[0, 0])
-        if a <= 0 or below <= 0:
+        a = self.other**2 - square * float(self.covariance[1, 1])
+        b = self.difference * self.other - square * float(self.covariance[0, 1])
+        c = self.difference**2 - square * float(self.covariance[0, 0])
+        if a <= 0 or self.other <= 0:
             return 0.0, math.inf
         root = math.sqrt(max(b * b - a * c, 0.0))
-        low, high = (max((b + sign * root) / a, 0.0) ** (1.0 / self.power) for sign in (-1, 1))
+        low, high = (max(1.0 + (b + sign * root) / a, 0.0) ** (1.0 / self.power) for sign in (-1, 1))
         return low, high
 
     def _deviation(self, first: float, second: float) -> float:
         """Returns the t quantile times the standard error of a combination of the estimates."""
         if self.freedom <= 0:
             return math.inf
-        terms = np.outer([first, second], [first, second]) * self.covariance
-        variance = float(terms.sum())
-        if variance <= _NOISE * float(np.abs(terms).sum()):
-            return 0.0
+        share = np.array([first, first + second])
+        variance = max(float(share @ self.covariance @ share), 0.0)
         return float(stats.t.ppf(CONFIDENCE, self.freedom)) * math.sqrt(variance)
 
 
@@ -261,9 +268,7 @@ class Tally:
             array = given.get(output)
             if array is None or array.ndim != 2 or len(array) != count or not array.shape[1]:
                 has = ", ".join(f"{key!r} {np.shape(value)}" for key, value in given.items()) or "none"
-                self._misfit(
-                    name, f"It must have one number or more per row for output {output!r}; got {has}."
-                )
+                self._misfit(name, f"It must have numbers for each row as output {output!r}; got {has}.")
                 found[output] = np.zeros((count, 1), np.float32)
                 continue
             wrong = ~np.isfinite(array).all(axis=1)
@@ -325,6 +330,8 @@ class Tally:
                     )
                 except DataError as error:
                     self._misfit(name, str(error))
+        # Differences from the first file keep the digits of files that hardly differ; see _Moments.
+        values[:, :, 1:] -= values[:, :, :1]
         for rows, ids, starts in parts:
             ordered = values if rows is None else values[:, rows]
             weight = weights if rows is None else weights[rows]
@@ -467,20 +474,17 @@ class Accuracy:
             return None
         files = [tally.files.index(name) for name in (one, other)]
         if metric.family is Family.MEAN:
-            moments = tally.moments[i]
             m = tally.means.index(metric)
-            estimate, covariance, freedom = moments.pair(m, *files)
-            return Pair(estimate, covariance, freedom, metrics.power(metric))
+            return tally.moments[i].pair(m, files[0], files[1], metrics.power(metric))
         replicates = np.stack([self._replicates(cast(KerasMetric, metric), f, i) for f in files], axis=1)
-        totals = replicates[0]
-        groups = replicates[1:]
+        replicates[:, 0] -= replicates[:, 1]
+        difference, estimate = replicates[0].tolist()
+        away = replicates[1:] - replicates[0]
         # A group's removal may leave the metric undefined: then nothing is known of the spread.
-        kept = len(groups) if np.isfinite(groups).all() else 0
-        if kept < 2:
-            return Pair((float(totals[0]), float(totals[1])), np.zeros((2, 2)), 0.0, 1.0)
-        away = groups - totals
-        covariance = (kept - 1) / kept * (away.T @ away)
-        return Pair((float(totals[0]), float(totals[1])), covariance, kept - 1.0, 1.0)
+        if len(away) < 2 or not np.isfinite(away).all():
+            return Pair(difference, estimate, np.zeros((2, 2)), 0.0, 1.0)
+        covariance = (len(away) - 1) / len(away) * (away.T @ away)
+        return Pair(difference, estimate, covariance, len(away) - 1.0, 1.0)
 
     def _value(self, metric_name: str, file: str, slice_name: str) -> float | None:
         tally = self._tally
@@ -491,7 +495,7 @@ class Accuracy:
         if tally.not_finite[f] or file in tally.misfits or tally.moments[i].weight <= 0:
             return None
         if metric.family is Family.MEAN:
-            found = float(tally.moments[i].mean[tally.means.index(metric), f])
+            found = tally.moments[i].value(tally.means.index(metric), f)
             found = found ** (1.0 / metrics.power(metric)) if metrics.power(metric) != 1.0 else found
         elif isinstance(metric, KerasMetric) and metric.family is Family.CELLS:
             m = tally.cell_metrics.index(metric)
@@ -535,8 +539,9 @@ class Accuracy:
 class _Moments:
     """Moments of the row values of all files: of metric, file, and file by file.
 
-    The variance of a weighted mean needs the squares of the weights, so the cross-products are those of rows
-    weighted by w^2, about their own mean: with d_i = a_i - c b_i, Var(mean) = sum w_i^2 (d_i - mean)^2 / W^2.
+    Of the first file its values x_0, of each other the differences x_f - x_0. The variance of a weighted mean
+    needs the squares of the weights, so the cross-products are those of rows weighted by w^2, about their own
+    mean: with d_i = a_i - c b_i, Var(mean) = sum w_i^2 (d_i - mean)^2 / W^2.
 
     Attributes:
       rows: How many.
@@ -588,21 +593,30 @@ class _Moments:
             self.mean2 = self.mean2 + away * (other.weight2 / total2)
         self.weight, self.weight2 = total, total2
 
-    def pair(self, m: int, one: int, other: int) -> tuple[tuple[float, float], FloatArray, float]:
-        """Returns two files' means, the covariance of the means, and its degrees of freedom.
+    def value(self, m: int, f: int) -> float:
+        """Returns a file's mean."""
+        return float(self.mean[m, 0] + (self.mean[m, f] if f else 0.0))
+
+    def pair(self, m: int, one: int, other: int, power: float) -> Pair:
+        """Returns two files' means and the covariance of the means.
 
         The effective number of rows W^2 / sum w^2 (Kish 1965) stands where n does for equal weights.
         """
-        both = [one, other]
-        mean = self.mean[m, both]
-        away = mean - self.mean2[m, both]
-        spread = self.spread[m][np.ix_(both, both)] + self.weight2 * np.outer(away, away)
         effective = self.weight**2 / self.weight2
-        freedom = effective - 1.0
-        if freedom <= 0 or self.rows < 2:
-            return (float(mean[0]), float(mean[1])), np.zeros((2, 2)), 0.0
-        covariance = spread / self.weight**2 * (effective / freedom)
-        return (float(mean[0]), float(mean[1])), covariance, freedom
+        freedom = effective - 1.0 if self.rows > 1 else 0.0
+        # (difference, other) in terms of the first file and the two differences from it.
+        shares = np.array([[0.0, float(one > 0), -float(other > 0)], [1.0, 0.0, float(other > 0)]])
+        three = [0, one, other]
+        difference = float((shares[0] * self.mean[m, three]).sum())
+        if freedom <= 0:
+            return Pair(difference, self.value(m, other), np.zeros((2, 2)), 0.0, power)
+        away = self.mean[m, three] - self.mean2[m, three]
+        spread = self.spread[m][np.ix_(three, three)] + self.weight2 * np.outer(away, away)
+        covariance = shares @ spread @ shares.T / self.weight**2 * (effective / freedom)
+        terms = np.outer(shares[0], shares[0]) * spread
+        if terms.sum() <= _NOISE * np.abs(terms).sum():
+            covariance[0, :] = covariance[:, 0] = 0.0
+        return Pair(difference, self.value(m, other), covariance, freedom, power)
 
 
 class _Sums:

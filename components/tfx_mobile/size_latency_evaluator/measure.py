@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common import candidates as candidate_files
+from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import core, isolation, latency, prediction_worker
 from tfx_mobile.size_latency_evaluator.accuracy import Accuracy, Batch, Tally
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, LatencyGate
@@ -206,7 +207,7 @@ def _predict(
             labels={"": rows.labels},
             predictions={name: {"": found} for name, found in predictions.items()},
             columns={name: rows.columns[name] for name in config.needed_features() if name in rows.columns},
-            weights=None,
+            weights=_weights(rows, config.sample_weight_key),
         )
     )
     accuracy = tally.result()
@@ -214,6 +215,14 @@ def _predict(
         if reason := accuracy.failure(name, reference=files.same_as.get(reference, "")):
             useless[name] = reason
     return accuracy, useless
+
+
+def _weights(rows: Rows, key: str) -> npt.NDArray[np.float64] | None:
+    if not key:
+        return None
+    if key not in rows.columns:
+        raise DataError(f"sample_weight_key must be a feature that was read; got {key!r}.")
+    return np.asarray(rows.columns[key], np.float64).reshape(len(rows.labels), -1)[:, 0]
 
 
 def _measured(
