@@ -347,6 +347,29 @@ def test_a_slice_with_too_many_values_is_given_up_however_the_rows_are_split(ord
     assert second.result().slices_of(Slice(("hour",), max_values=3)) is not None
 
 
+def test_a_slice_that_one_worker_gave_up_is_given_up() -> None:
+    config = config_of(Metric.MAE, slices=(Slice(("hour",), max_values=3),))
+    table = trips()
+    all_hours, one_hour = Tally(config, ["dense", "int8"]), Tally(config, ["dense", "int8"])
+    all_hours.add(batch(table))
+    one_hour.add(batch(table, table["columns"]["hour"] == 0))
+    one_hour.merge(all_hours)
+
+    assert one_hour.result().slices_of(config.slices[0]) is None
+
+
+def test_two_workers_with_different_constants_have_no_constant_file() -> None:
+    parts = []
+    for value in (1.0, 2.0):
+        part = Tally(config_of(Metric.MAE), ["a"])
+        part.add(Batch({"": np.zeros((2, 1))}, {"a": {"": np.full((2, 1), value, np.float32)}}, {}, None))
+        parts.append(part)
+    assert "the same output" in parts[0].result().failure("a")
+    parts[0].merge(parts[1])
+
+    assert parts[0].result().failure("a") == ""
+
+
 # ------------------------------------------------------------------------------------------ gates by slice
 
 
@@ -436,12 +459,27 @@ def test_a_metric_without_a_second_class_is_not_comparable() -> None:
     table["labels"][:] = 1.0
 
     for metric in (KerasMetric("AUC"), KerasMetric("Specificity"), KerasMetric("FallOut")):
-        limit = {"max_value": 1.0} if metric.class_name == "FallOut" else {"min_value": 0.0}
+        limit: Any = {"max_value": 1.0} if metric.class_name == "FallOut" else {"min_value": 0.0}
         verdict = judged(AccuracyGate(metric, **limit), table)
         assert (verdict.status, "not defined on these rows" in verdict.reason) == (
             Status.NOT_COMPARABLE,
             True,
         )
+
+
+def test_a_drop_is_what_the_reference_has_more_with_its_bound_above_it() -> None:
+    table = trips()
+    right = table["labels"].copy()
+    right[:30] = 1.0 - right[:30]  # 90 % right
+    table["files"] = {"dense": table["labels"].astype(np.float32), "int8": right.astype(np.float32)}
+
+    points = judged(AccuracyGate(Metric.ACCURACY, max_drop=0.2), table)
+    share = judged(AccuracyGate(Metric.ACCURACY, max_drop_fraction=0.2), table)
+
+    for verdict in (points, share):
+        assert verdict.value == pytest.approx(0.1)
+        assert 0.12 < verdict.bound < 0.14  # 0.1 + 1.65 sqrt(0.09 / 299)
+        assert verdict.status is Status.PASS
 
 
 def test_a_point_verdict_has_no_bound_and_a_bound_verdict_is_stricter() -> None:
@@ -557,7 +595,7 @@ def test_each_output_has_its_own_metrics() -> None:
 
 
 def rows_of(metric: AnyMetric, predictions: Sequence[Any], labels: Sequence[Any], **how: Any) -> list[float]:
-    return metrics.row_values(metric, np.array(labels, float), np.array(predictions, float), **how).tolist()
+    return list(metrics.row_values(metric, np.array(labels, float), np.array(predictions, float), **how))
 
 
 def test_row_values_by_hand() -> None:

@@ -171,7 +171,7 @@ TODAY = SizeGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE)
         ),
         (
             lambda: EvaluatorConfig(gates=(GATE,), labels={"fare": "fare"}),
-            "Metric 'rmse' must look at one of the outputs 'fare'; got ''. Set KerasMetric.output as in labels.",
+            "'rmse' must look at one of the outputs 'fare'; got ''. Set KerasMetric.output as in labels.",
         ),
         (
             lambda: EvaluatorConfig("fare", (GATE,), metrics=(KerasMetric("AUC", output="tip"),)),

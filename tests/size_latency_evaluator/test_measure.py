@@ -155,7 +155,7 @@ def test_a_file_that_predicts_worse_fails_the_relative_gate(tiny: Any, tmp_path:
 def test_a_baseline_is_measured_and_compared_with(tiny: Any, tmp_path: Path) -> None:
     baseline = tmp_path / "tflite"
     baseline.write_bytes(tiny.contents["s0-off"])
-    gates = [
+    gates: list[Gate] = [
         AccuracyGate(Metric.MAE, max_increase_fraction=0.0, relative_to=RelativeTo.BASELINE),
         SizeGate(max_ratio=0.5, relative_to=RelativeTo.BASELINE),
         LatencyGate(max_ratio=100.0, relative_to=RelativeTo.BASELINE),
