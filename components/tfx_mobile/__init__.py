@@ -74,6 +74,7 @@ _NAMES = {
         "FASTEST",
         "SMALLEST",
         "AccuracyGate",
+        "KerasMetric",
         "LatencyConfig",
         "LatencyGate",
         "Metric",
@@ -81,6 +82,7 @@ _NAMES = {
         "Override",
         "RelativeTo",
         "SizeGate",
+        "Slice",
     ),
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}

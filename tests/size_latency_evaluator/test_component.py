@@ -182,7 +182,7 @@ def test_an_unknown_metric_is_refused_by_name_when_the_pipeline_is_built() -> No
     from tfx_mobile.common import artifacts
     from tfx_mobile.size_latency_evaluator.component import SizeLatencyEvaluator
 
-    expected = "metrics must be among 'rmse', 'mse', 'mae', 'accuracy'; got 'rmsle'."
+    expected = "or the dotted path of a class; got 'rmsle'. Did you mean 'rmse'?"
     with pytest.raises(ConfigError, match=re.escape(expected)):
         SizeLatencyEvaluator(
             candidates=channel.Channel(artifacts.ModelCandidates),

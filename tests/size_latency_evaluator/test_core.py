@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import core
+from tfx_mobile.size_latency_evaluator.accuracy import Accuracy, Batch, Tally
 from tfx_mobile.size_latency_evaluator.config import (
     FASTEST,
     SMALLEST,
     AccuracyGate,
+    EvaluatorConfig,
     Gate,
     LatencyGate,
     Metric,
@@ -24,6 +25,7 @@ from tfx_mobile.size_latency_evaluator.config import (
     Override,
     RelativeTo,
     SizeGate,
+    Slice,
 )
 from tfx_mobile.size_latency_evaluator.core import Measured, ProcessSample, Rivals
 from tfx_mobile.size_latency_evaluator.evaluation import CandidateResult, Status, Verdict
@@ -39,17 +41,36 @@ def samples(*p50_us: float) -> tuple[ProcessSample, ...]:
     )
 
 
-def losses_of(values: Any) -> dict[Metric, core.FloatArray]:
-    array = np.asarray(values, dtype=np.float64)
-    return dict.fromkeys((Metric.RMSE, Metric.MSE, Metric.MAE, Metric.ACCURACY), array)
+def tallied(**absolute_errors: Any) -> Accuracy:
+    """Returns the accuracy of files with these absolute errors; 0.5 or more is a wrong class."""
+    everything = (Metric.RMSE, Metric.MSE, Metric.MAE, Metric.ACCURACY)
+    tally = Tally(EvaluatorConfig("fare", (SMALL,), metrics=everything), list(absolute_errors))
+    errors: dict[str, Any] = {
+        name: np.asarray(values, np.float64).reshape(-1, 1) for name, values in absolute_errors.items()
+    }
+    labels = np.zeros_like(next(iter(errors.values())))
+    tally.add(Batch({"": labels}, {name: {"": e} for name, e in errors.items()}, {}, None))
+    return tally.result()
 
 
+def compared(found: Any, other: Any) -> tuple[Measured, Rivals]:
+    """Returns the good candidate and the rivals with these absolute errors instead of theirs."""
+    both = tallied(good=found, dense=other)
+    reference = dataclasses.replace(REFERENCE, accuracy=both)
+    return dataclasses.replace(GOOD, accuracy=both), Rivals(reference, baseline=reference)
+
+
+SMALL = SizeGate(max_gz_bytes=20_000)
+
+
+BOTH = tallied(dense=REFERENCE_LOSSES, good=REFERENCE_LOSSES * 0.99)
 REFERENCE = Measured(
     "dense",
     sha256="a",
     size_bytes=100_000,
     gz_size_bytes=50_000,
-    losses=losses_of(REFERENCE_LOSSES),
+    accuracy=BOTH,
+    file="dense",
     samples=samples(10.0, 10.1, 9.9),
 )
 GOOD = Measured(
@@ -57,18 +78,22 @@ GOOD = Measured(
     sha256="b",
     size_bytes=20_000,
     gz_size_bytes=10_000,
-    losses=losses_of(REFERENCE_LOSSES * 0.99),
+    accuracy=BOTH,
+    file="good",
     samples=samples(5.0, 5.1, 5.0),
 )
 RIVALS = Rivals(REFERENCE, baseline=dataclasses.replace(REFERENCE, name="baseline"))
 
 RELATIVE = AccuracyGate(Metric.RMSE, max_increase_fraction=0.02)
-ABSOLUTE = AccuracyGate(Metric.RMSE, max_value=3.0)
+ABSOLUTE = AccuracyGate(Metric.MAE, max_value=4.5)
 DROP = AccuracyGate(Metric.ACCURACY, max_drop=0.01)
 LEAST = AccuracyGate(Metric.ACCURACY, min_value=0.9)
+RISE = AccuracyGate(Metric.MAE, max_increase=0.1)
+SHARE = AccuracyGate(Metric.ACCURACY, max_drop_fraction=0.01)
+UNKNOWN = AccuracyGate("AUC", min_value=0.5)  # type: ignore[arg-type]
+BY_COMPANY = AccuracyGate("AUC", min_value=0.5, slices=(Slice(("company",)),))  # type: ignore[arg-type]
 RATIO = LatencyGate(max_ratio=1.05)
 MICROSECONDS = LatencyGate(max_p50_us=7.0)
-SMALL = SizeGate(max_gz_bytes=20_000)
 SMALLER = SizeGate(max_ratio=0.5)
 TODAY = LatencyGate(max_ratio=1.05, relative_to=RelativeTo.BASELINE)
 
@@ -77,8 +102,9 @@ def change(**values: Any) -> Callable[[Measured], Measured]:
     return lambda measured: dataclasses.replace(measured, **values)
 
 
-def with_losses(values: Any) -> Callable[[Measured], Measured]:
-    return change(losses=losses_of(values))
+def with_losses(found: Any, other: Any = REFERENCE_LOSSES) -> Callable[[Measured], Measured]:
+    """Changes the candidate or a rival to its part of a table of both."""
+    return change(accuracy=tallied(good=found, dense=other))
 
 
 def planted(value: float) -> Any:
@@ -95,8 +121,15 @@ def nothing(_: Measured) -> None:
     return None
 
 
+EMPTY = Tally(EvaluatorConfig("fare", (SMALL,), metrics=tuple(Metric)), ["good", "dense"]).result()
+SINGLE = tallied(good=[1.0], dense=[1.0])
+WORSE = tallied(good=REFERENCE_LOSSES * 1.2, dense=REFERENCE_LOSSES)
+ROTTEN = tallied(good=REFERENCE_LOSSES, dense=planted(math.nan))
+AGAINST_PERFECT = tallied(good=np.arange(ROWS) % 2, dense=np.zeros(ROWS))
+
+
 # gate, what happens to the candidate, what happens to both rivals, status, words in the reason
-CLOSED: list[tuple[str, Gate, Any, Any, Status, str]] = [
+CLOSED: list[tuple[Any, ...]] = [
     (
         "failed candidate",
         SMALL,
@@ -106,24 +139,18 @@ CLOSED: list[tuple[str, Gate, Any, Any, Status, str]] = [
         "It is broken.",
     ),
     ("failed, relative", RELATIVE, change(failure="Broken."), same, Status.NOT_COMPARABLE, "cannot be run"),
-    ("no losses", ABSOLUTE, change(losses={}), same, Status.NOT_COMPARABLE, "was not computed"),
-    ("no losses, relative", RELATIVE, change(losses={}), same, Status.NOT_COMPARABLE, "was not computed"),
-    ("zero rows", ABSOLUTE, with_losses([]), same, Status.NOT_COMPARABLE, "zero rows"),
-    ("zero rows, relative", RELATIVE, with_losses([]), with_losses([]), Status.NOT_COMPARABLE, "zero rows"),
-    ("zero rows, accuracy", LEAST, with_losses([]), same, Status.NOT_COMPARABLE, "zero rows"),
-    ("one row", RELATIVE, with_losses([1.0]), with_losses([1.0]), Status.NOT_COMPARABLE, "at least 2 rows"),
-    ("NaN loss", ABSOLUTE, with_losses(planted(math.nan)), same, Status.NOT_COMPARABLE, "on 1 of 200 rows"),
-    ("infinite loss", RELATIVE, with_losses(planted(math.inf)), same, Status.NOT_COMPARABLE, "not finite"),
+    ("no accuracy", ABSOLUTE, change(accuracy=None), same, Status.NOT_COMPARABLE, "was not computed"),
+    ("no accuracy, relative", RELATIVE, change(accuracy=None), same, Status.NOT_COMPARABLE, "not computed"),
+    ("metric not asked for", UNKNOWN, same, same, Status.NOT_COMPARABLE, "was not computed"),
+    ("zero rows", ABSOLUTE, change(accuracy=EMPTY), same, Status.NOT_COMPARABLE, "zero rows"),
+    ("zero rows, relative", RELATIVE, *[change(accuracy=EMPTY)] * 2, Status.NOT_COMPARABLE, "zero rows"),
+    ("zero rows, accuracy", LEAST, change(accuracy=EMPTY), same, Status.NOT_COMPARABLE, "zero rows"),
+    ("one row", RELATIVE, *[change(accuracy=SINGLE)] * 2, Status.NOT_COMPARABLE, "at least 2 rows; got 1"),
+    ("NaN", ABSOLUTE, with_losses(planted(math.nan)), same, Status.NOT_COMPARABLE, "on 1 of 200 rows"),
+    ("infinite", RELATIVE, with_losses(planted(math.inf)), same, Status.NOT_COMPARABLE, "not finite"),
     ("NaN accuracy", LEAST, with_losses(planted(math.nan)), same, Status.NOT_COMPARABLE, "not finite"),
-    ("negative loss", ABSOLUTE, with_losses(planted(-9.0)), same, Status.NOT_COMPARABLE, "negative"),
-    (
-        "NaN reference",
-        RELATIVE,
-        same,
-        with_losses(planted(math.nan)),
-        Status.NOT_COMPARABLE,
-        "reference's rmse",
-    ),
+    ("NaN reference", RELATIVE, *[change(accuracy=ROTTEN)] * 2, Status.NOT_COMPARABLE, "reference's rmse"),
+    ("not predicted", ABSOLUTE, change(file="gone"), same, Status.NOT_COMPARABLE, "not predicted with"),
     ("no reference", RELATIVE, same, nothing, Status.NOT_COMPARABLE, "no reference to compare"),
     ("no reference, drop", DROP, same, nothing, Status.NOT_COMPARABLE, "no reference to compare"),
     ("no reference, size", SMALLER, same, nothing, Status.NOT_COMPARABLE, "no reference to compare"),
@@ -141,11 +168,12 @@ CLOSED: list[tuple[str, Gate, Any, Any, Status, str]] = [
     (
         "other rows",
         RELATIVE,
-        with_losses(REFERENCE_LOSSES[:-1]),
+        with_losses(REFERENCE_LOSSES),
         same,
         Status.NOT_COMPARABLE,
-        "199 for the candidate",
+        "were not tallied together",
     ),
+    ("all slices", BY_COMPANY, same, same, Status.NOT_COMPARABLE, "cannot be used"),
     ("no size", SMALL, change(gz_size_bytes=0), same, Status.NOT_COMPARABLE, "size is not known"),
     ("no size, relative", SMALLER, same, change(gz_size_bytes=0), Status.NOT_COMPARABLE, "size is not known"),
     ("no samples", RATIO, change(samples=()), same, Status.NOT_COMPARABLE, "latency was not measured"),
@@ -195,10 +223,18 @@ CLOSED: list[tuple[str, Gate, Any, Any, Status, str]] = [
     ),
     ("undecided ratio", RATIO, change(samples=samples(9, 10, 12)), same, Status.FAIL, "Undecided after 3"),
     ("undecided time", MICROSECONDS, change(samples=samples(5, 7, 8)), same, Status.FAIL, "counts as a fail"),
-    ("worse", RELATIVE, with_losses(REFERENCE_LOSSES * 1.2), same, Status.FAIL, "breaks the limit"),
-    ("worse absolute", ABSOLUTE, with_losses(REFERENCE_LOSSES * 9), same, Status.FAIL, "breaks the limit"),
-    ("reference has no loss", RELATIVE, same, with_losses(np.zeros(ROWS)), Status.FAIL, "no error at all"),
-    ("drops", DROP, with_losses(np.ones(ROWS)), with_losses(np.zeros(ROWS)), Status.FAIL, "breaks the limit"),
+    ("worse", RELATIVE, *[change(accuracy=WORSE)] * 2, Status.FAIL, "breaks the limit"),
+    ("worse, absolute", ABSOLUTE, change(accuracy=WORSE), same, Status.FAIL, "breaks the limit"),
+    ("worse by a number", RISE, *[change(accuracy=WORSE)] * 2, Status.FAIL, "breaks the limit"),
+    (
+        "reference is perfect",
+        RELATIVE,
+        *[change(accuracy=AGAINST_PERFECT)] * 2,
+        Status.FAIL,
+        "no error at all",
+    ),
+    ("drops", DROP, *[change(accuracy=AGAINST_PERFECT)] * 2, Status.FAIL, "breaks the limit"),
+    ("drops by a share", SHARE, *[change(accuracy=AGAINST_PERFECT)] * 2, Status.FAIL, "breaks the limit"),
     ("too few right", LEAST, with_losses(np.arange(ROWS) % 2), same, Status.FAIL, "breaks the limit"),
     ("big", SMALL, change(gz_size_bytes=20_001), same, Status.FAIL, "breaks the limit"),
     ("big, relative", SMALLER, change(gz_size_bytes=25_001), same, Status.FAIL, "breaks the limit"),
@@ -259,8 +295,7 @@ def test_identical_predictions_pass_with_no_room_at_all(metric: Metric) -> None:
 
 
 def test_a_perfect_reference_is_met_only_by_a_perfect_candidate() -> None:
-    perfect = Rivals(dataclasses.replace(REFERENCE, losses=losses_of(np.zeros(5))))
-    equal = dataclasses.replace(GOOD, losses=losses_of(np.zeros(5)))
+    equal, perfect = compared(np.zeros(5), np.zeros(5))
 
     assert core.judge(RELATIVE, equal, perfect).status is Status.PASS
 
@@ -310,9 +345,9 @@ def test_the_bound_of_a_ratio_agrees_with_a_bootstrap() -> None:
 def test_the_decision_and_the_shown_bound_agree(metric: Metric, limit: float) -> None:
     draw = np.random.default_rng(9)
     worse = np.abs(REFERENCE_LOSSES * 1.05 + draw.normal(0.0, 0.05, ROWS))
-    found = dataclasses.replace(GOOD, losses=losses_of(worse))
+    found, rivals = compared(worse, REFERENCE_LOSSES)
 
-    verdict = core.judge(AccuracyGate(metric, max_increase_fraction=limit), found, RIVALS)
+    verdict = core.judge(AccuracyGate(metric, max_increase_fraction=limit), found, rivals)
 
     assert verdict.bound is not None
     assert (verdict.status is Status.PASS) == (verdict.bound <= limit)
@@ -326,8 +361,7 @@ def test_a_candidate_at_the_limit_passes_about_one_time_in_twenty() -> None:
     for _ in range(1000):
         below = draw.gamma(4.0, 1.0, 100)
         above = np.abs(below * 1.1 + draw.normal(0.0, 0.4, 100))
-        rivals = Rivals(dataclasses.replace(REFERENCE, losses=losses_of(below)))
-        found = dataclasses.replace(GOOD, losses=losses_of(above))
+        found, rivals = compared(above, below)
         passed += core.judge(gate, found, rivals).status is Status.PASS
 
     # Binomial(1000, 0.05): 99.9 % lie within 28 and 73.
@@ -456,61 +490,6 @@ def test_a_clear_gate_asks_for_no_more_processes() -> None:
     assert not core.is_latency_open([RATIO], GOOD, RIVALS)
     assert core.is_latency_open([RATIO], dataclasses.replace(GOOD, samples=samples(9, 10, 12)), RIVALS)
     assert not core.is_latency_open([SMALL], dataclasses.replace(GOOD, samples=samples(9, 10, 12)), RIVALS)
-
-
-# ------------------------------------------------------------------------------------------ losses
-
-
-def test_losses_by_hand() -> None:
-    predictions = np.array([[1.0], [4.0], [0.0]])
-    labels = np.array([[2.0], [2.0], [0.0]])
-
-    squared = core.row_losses(Metric.RMSE, predictions, labels)
-    absolute = core.row_losses(Metric.MAE, predictions, labels)
-
-    assert squared.tolist() == [1.0, 4.0, 0.0]
-    assert absolute.tolist() == [1.0, 2.0, 0.0]
-    assert core.metric_value(Metric.RMSE, squared) == pytest.approx((5 / 3) ** 0.5)
-    assert core.metric_value(Metric.MSE, squared) == pytest.approx(5 / 3)
-    assert core.metric_value(Metric.MAE, absolute) == pytest.approx(1.0)
-
-
-def test_accuracy_takes_probabilities_scores_and_one_hot_labels() -> None:
-    binary = core.row_losses(Metric.ACCURACY, np.array([[0.5], [0.4], [0.9]]), np.array([[1], [1], [0]]))
-    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]])
-    by_index = core.row_losses(Metric.ACCURACY, scores, np.array([[1], [2]]))
-    one_hot = core.row_losses(Metric.ACCURACY, scores, np.array([[0, 1, 0], [0, 0, 1]]))
-    logits = core.row_losses(
-        Metric.ACCURACY, np.array([[0.2], [-0.2]]), np.array([[1], [0]]), decision_threshold=0.0
-    )
-
-    assert binary.tolist() == [0.0, 1.0, 1.0]
-    assert by_index.tolist() == one_hot.tolist() == [0.0, 1.0]
-    assert logits.tolist() == [0.0, 0.0]
-    assert core.metric_value(Metric.ACCURACY, binary) == pytest.approx(1 / 3)
-
-
-def test_predictions_of_another_width_are_refused() -> None:
-    with pytest.raises(DataError, match=r"got shape \(2, 3\) for labels of shape \(2, 1\)\."):
-        core.row_losses(Metric.RMSE, np.zeros((2, 3)), np.zeros((2, 1)))
-
-
-@pytest.mark.parametrize(
-    ("predictions", "reference", "words"),
-    [
-        (np.array([[1.0], [np.nan], [np.inf]]), None, "not finite on 2 of 3 rows"),
-        (np.array([[2.0], [2.0]]), np.array([[1.0], [2.0]]), "the same output, [2.0], on all 2 rows"),
-        (np.array([[2.0], [2.0]]), None, "the same output"),
-        (np.zeros((0, 1)), None, "no outputs"),
-        (np.array([[2.0], [2.0]]), np.array([[3.0], [3.0]]), ""),
-        (np.array([[2.0], [2.5]]), np.array([[1.0], [2.0]]), ""),
-    ],
-)
-def test_useless_predictions_are_named(predictions: Any, reference: Any, words: str) -> None:
-    reason = core.prediction_failure(predictions, reference=reference)
-
-    assert words in reason
-    assert bool(reason) == bool(words)
 
 
 # ------------------------------------------------------------------------------------------ choice

@@ -23,6 +23,7 @@ from tfx_mobile.size_latency_evaluator.config import (
     Override,
     RelativeTo,
     SizeGate,
+    Slice,
 )
 from tfx_mobile.size_latency_evaluator.evaluation import Evaluation, Status
 from tfx_mobile.size_latency_evaluator.examples import Features, Rows, read_rows
@@ -99,6 +100,23 @@ def test_metrics_are_those_of_the_file_run_row_by_row(tiny: Any, all_files: Eval
     assert metrics["mae"] == pytest.approx(float(np.mean(np.abs(errors))), rel=1e-5)
 
 
+def test_slices_are_reported_with_their_rows_and_judged(tiny: Any, tmp_path: Path) -> None:
+    company = Slice(("company",))
+    gate = AccuracyGate(Metric.RMSE, max_increase_fraction=0.1, slices=(company,))
+
+    found = evaluate(tiny, tmp_path, ["s0-float32", "s0-off"], EASY, gate)
+
+    dense, off = found.candidates
+    names = ["company = 'Blue'", "company = 'Flash'", "company = 'Sun'"]
+    assert [one.name for one in dense.slices] == names
+    assert sum(one.rows for one in dense.slices) == 400
+    assert dense.metrics is not None
+    squares = sum(one.rows * one.metrics["rmse"] ** 2 for one in dense.slices)
+    assert squares / 400 == pytest.approx(dense.metrics["rmse"] ** 2)
+    assert [c.verdicts[1].status for c in (dense, off)] == [Status.PASS, Status.FAIL]
+    assert "rmse increase <= 10% vs reference where company = '" in found.candidate("s0-off").verdicts[1].gate
+
+
 PLANTED: list[Gate] = [
     AccuracyGate(Metric.RMSE, max_value=0.01),
     AccuracyGate(Metric.MSE, max_value=0.01),
@@ -137,7 +155,7 @@ def test_a_file_that_predicts_worse_fails_the_relative_gate(tiny: Any, tmp_path:
 def test_a_baseline_is_measured_and_compared_with(tiny: Any, tmp_path: Path) -> None:
     baseline = tmp_path / "tflite"
     baseline.write_bytes(tiny.contents["s0-off"])
-    gates = [
+    gates: list[Gate] = [
         AccuracyGate(Metric.MAE, max_increase_fraction=0.0, relative_to=RelativeTo.BASELINE),
         SizeGate(max_ratio=0.5, relative_to=RelativeTo.BASELINE),
         LatencyGate(max_ratio=100.0, relative_to=RelativeTo.BASELINE),

@@ -1,21 +1,106 @@
-"""What an evaluation is asked to do: metrics, gates, objective, how to measure latency, an override.
+"""What an evaluation is asked to do: metrics, slices, gates, objective, how to time calls, an override.
 
 Settings only, checked when they are made, so that a bad pipeline fails where it is written. Knows nothing of
-how a gate is judged (core.py) or a call is timed (latency.py).
+how a metric is computed (accuracy.py), a gate is judged (core.py) or a call is timed (latency.py).
 """
 
 import datetime
+import difflib
 import enum
+import json
 import math
+import re
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import ConfigError
 
 
+class Family(enum.Enum):
+    """How the state of a metric is kept while rows are tallied."""
+
+    MEAN = "mean"
+    """The mean of one number per row: moments, and a paired bound from them."""
+    CELLS = "cells"
+    """A formula of sums over rows, such as a confusion matrix per threshold: sums in groups, a jackknife."""
+    KERAS = "keras"
+    """Whatever the class does: its own state in groups, a jackknife. Slow."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a metric without TensorFlow.
+
+    Attributes:
+      family: How it is tallied.
+      higher_is_better: None for what is neither good nor bad, such as a count.
+      settings: The keys its config may have; None where only the class knows.
+    """
+
+    family: Family
+    higher_is_better: bool | None
+    settings: tuple[str, ...] | None = ()
+
+
+_AT = ("thresholds", "class_id")
+_OVER = ("num_thresholds", "thresholds", "class_id")
+KNOWN: dict[str, Known] = {
+    "RootMeanSquaredError": Known(Family.MEAN, False),
+    "MeanSquaredError": Known(Family.MEAN, False),
+    "MeanAbsoluteError": Known(Family.MEAN, False),
+    "BinaryAccuracy": Known(Family.MEAN, True, ("threshold",)),
+    "CategoricalAccuracy": Known(Family.MEAN, True),
+    "SparseCategoricalAccuracy": Known(Family.MEAN, True),
+    "TopKCategoricalAccuracy": Known(Family.MEAN, True, ("k",)),
+    "SparseTopKCategoricalAccuracy": Known(Family.MEAN, True, ("k",)),
+    "BinaryCrossentropy": Known(Family.MEAN, False, ("from_logits", "label_smoothing")),
+    "CategoricalCrossentropy": Known(Family.MEAN, False, ("from_logits", "label_smoothing")),
+    "SparseCategoricalCrossentropy": Known(Family.MEAN, False, ("from_logits",)),
+    "MeanLabel": Known(Family.MEAN, None),
+    "MeanPrediction": Known(Family.MEAN, None),
+    "ExampleCount": Known(Family.CELLS, None),
+    "WeightedExampleCount": Known(Family.CELLS, None),
+    "Calibration": Known(Family.CELLS, None),
+    "AUC": Known(Family.CELLS, True, (*_OVER, "curve", "summation_method")),
+    "AUCPrecisionRecall": Known(Family.CELLS, True, (*_OVER, "summation_method")),
+    "Precision": Known(Family.CELLS, True, _AT),
+    "Recall": Known(Family.CELLS, True, _AT),
+    "Specificity": Known(Family.CELLS, True, _AT),
+    "FallOut": Known(Family.CELLS, False, _AT),
+    "MissRate": Known(Family.CELLS, False, _AT),
+    "F1Score": Known(Family.CELLS, True, _AT),
+    "BalancedAccuracy": Known(Family.CELLS, True, _AT),
+    "MatthewsCorrelationCoefficient": Known(Family.CELLS, True, _AT),
+    "TruePositives": Known(Family.CELLS, True, _AT),
+    "TrueNegatives": Known(Family.CELLS, True, _AT),
+    "FalsePositives": Known(Family.CELLS, False, _AT),
+    "FalseNegatives": Known(Family.CELLS, False, _AT),
+    "SensitivityAtSpecificity": Known(Family.CELLS, True, (*_OVER, "specificity")),
+    "SpecificityAtSensitivity": Known(Family.CELLS, True, (*_OVER, "sensitivity")),
+    "PrecisionAtRecall": Known(Family.CELLS, True, (*_OVER, "recall")),
+    "RecallAtPrecision": Known(Family.CELLS, True, (*_OVER, "precision")),
+}
+KNOWN |= {
+    name: Known(Family.KERAS, higher, None)
+    for higher, names in (
+        (False, "MeanAbsolutePercentageError MeanSquaredLogarithmicError LogCoshError Poisson KLDivergence"),
+        (False, "Hinge SquaredHinge CategoricalHinge MeanRelativeError"),
+        (True, "Accuracy CosineSimilarity FBetaScore R2Score IoU BinaryIoU MeanIoU OneHotIoU OneHotMeanIoU"),
+    )
+    for name in names.split()
+}
+_NEEDED = {
+    "SensitivityAtSpecificity": "specificity",
+    "SpecificityAtSensitivity": "sensitivity",
+    "PrecisionAtRecall": "recall",
+    "RecallAtPrecision": "precision",
+}
+_CHOICES = {"curve": ("ROC", "PR"), "summation_method": ("interpolation", "minoring", "majoring")}
+
+
 class Metric(enum.Enum):
-    """What can be measured as the mean of one loss per row.
+    """What can be measured as the mean of one loss per row, by its short name.
 
     `ACCURACY` reads one output as the probability of class 1, several as one score per class.
     """
@@ -30,6 +115,160 @@ class Metric(enum.Enum):
         """Returns whether a larger value is the better one."""
         return self is Metric.ACCURACY
 
+    @property
+    def family(self) -> Family:
+        """Returns how it is tallied."""
+        return Family.MEAN
+
+    @property
+    def output(self) -> str:
+        """Returns the output it looks at: the only one."""
+        return ""
+
+
+@dataclass(frozen=True)
+class KerasMetric(jsonable.Settings):
+    """A metric by its class: of Keras, of TFMA where it has one of that name, or a user's own.
+
+    Attributes:
+      class_name: A known name such as 'AUC', or the dotted path of a subclass of tf_keras.metrics.Metric that
+        every worker can import.
+      config: Its settings, as `get_config` would have them.
+      name: In reports and gates; empty for the class's name in snake case.
+      output: The output it looks at; empty for files with one.
+      higher_is_better: Filled in where the class is known; None where nobody said.
+    """
+
+    class_name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    output: str = ""
+    higher_is_better: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.class_name, str) or not self.class_name.strip(". "):
+            raise ConfigError(f"KerasMetric.class_name must not be empty; got {self.class_name!r}.")
+        _check_type("KerasMetric.config", self.config, dict)
+        # As JSON has it, so that a pipeline's and a worker's settings are equal.
+        object.__setattr__(self, "config", json.loads(jsonable.dumps(self.config)))
+        if "." not in self.class_name:
+            known = KNOWN.get(self.class_name)
+            if known is None:
+                raise ConfigError(_unknown_metric(self.class_name))
+            self._check_config(known)
+            if self.higher_is_better is None:
+                object.__setattr__(self, "higher_is_better", known.higher_is_better)
+        name = self.name or re.sub(
+            r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", self.class_name.rpartition(".")[2]
+        ).lower() + (f"_{self.output}" if self.output else "")
+        object.__setattr__(self, "name", name)
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def _check_config(self, known: Known) -> None:
+        if known.settings is not None and (wrong := sorted(set(self.config) - set(known.settings))):
+            raise ConfigError(
+                f"KerasMetric {self.class_name} has no setting {', '.join(map(repr, wrong))}; "
+                f"it has {', '.join(known.settings) or 'none'}."
+            )
+        needed = _NEEDED.get(self.class_name)
+        if needed and needed not in self.config:
+            raise ConfigError(f"KerasMetric {self.class_name} must have {needed!r} in its config; got none.")
+        if known.settings is None:
+            return
+        where = f"KerasMetric {self.class_name}.config"
+        for key, value in self.config.items():
+            if key in _CHOICES:
+                if value not in _CHOICES[key]:
+                    choices = ", ".join(map(repr, _CHOICES[key]))
+                    raise ConfigError(f"{where}[{key!r}] must be one of {choices}; got {value!r}.")
+            elif key == "from_logits":
+                _check_type(f"{where}[{key!r}]", value, bool)
+            elif key in ("k", "num_thresholds"):
+                _check_whole(f"{where}[{key!r}]", value)
+            elif key == "class_id":
+                _check_whole(f"{where}[{key!r}]", value, at_least=0)
+            elif key == "thresholds" and isinstance(value, list):
+                for one in value:
+                    _check_number(f"{where}[{key!r}]", one)
+                over = "num_thresholds" in known.settings
+                if (len(value) != 1 and not over) or (over and len(value) < 2) or value != sorted(set(value)):
+                    raise ConfigError(
+                        f"{where}[{key!r}] must be {'at least 2 rising numbers' if over else 'one number'}; "
+                        f"got {value!r}."
+                    )
+            else:
+                _check_number(f"{where}[{key!r}]", value)
+        if self.config.get("num_thresholds") == 1 or {"num_thresholds", "thresholds"} <= set(self.config):
+            raise ConfigError(f"{where} must have num_thresholds >= 2 or thresholds; got {self.config!r}.")
+
+    @property
+    def family(self) -> Family:
+        """Returns how it is tallied."""
+        return KNOWN[self.class_name].family if self.class_name in KNOWN else Family.KERAS
+
+    @property
+    def value(self) -> str:
+        """Returns its name, as `Metric.value` does."""
+        return self.name
+
+
+AnyMetric = Metric | KerasMetric
+
+
+@dataclass(frozen=True)
+class Slice(jsonable.Settings):
+    """Parts of the rows: each combination of what it names that occurs.
+
+    A row without one of the features is in none of the slices; a row with several values is in several.
+
+    Attributes:
+      features: Each value of each of these, crossed with each other.
+      values: Only rows where the feature has this value, crossed with the rest.
+      buckets: By feature, rising edges: `(1, 5)` is below 1, from 1 to below 5, and 5 and above.
+      max_values: With more slices than this none is tallied and gates on them are not comparable: a rule that
+        gives the same however the rows are split among workers.
+    """
+
+    features: tuple[str, ...] = ()
+    values: dict[str, str | int | float] = field(default_factory=dict)
+    buckets: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    max_values: int = 200
+
+    def __post_init__(self) -> None:
+        _check_type("Slice.features", self.features, (tuple, list))
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "buckets", {k: tuple(map(float, v)) for k, v in self.buckets.items()})
+        names = self.needed_features()
+        if not names:
+            raise ConfigError("Slice must name a feature; got none. All rows together are always reported.")
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise ConfigError(f"Slice must name features as text; got {name!r}.")
+        if len(set(names)) != len(names):
+            raise ConfigError(f"Slice must name each feature once; got {', '.join(names)}.")
+        for name, value in self.values.items():
+            if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value:
+                raise ConfigError(f"Slice.values[{name!r}] must be text or a number; got {value!r}.")
+        for name, edges in self.buckets.items():
+            if not edges or list(edges) != sorted(set(edges)) or not all(map(math.isfinite, edges)):
+                raise ConfigError(f"Slice.buckets[{name!r}] must be rising numbers; got {edges!r}.")
+        _check_whole("Slice.max_values", self.max_values)
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def needed_features(self) -> tuple[str, ...]:
+        """Returns the features it looks at, sorted: the order in which slices are named."""
+        return tuple(sorted((*self.features, *self.values, *self.buckets), key=str))
+
+    def describe(self) -> str:
+        """Returns it in a few words, for example "each company, where hour = 7"."""
+        each = ", ".join(f"each {name}" for name in (*self.features, *(f"{b} range" for b in self.buckets)))
+        fixed = " and ".join(f"{name} = {value!r}" for name, value in self.values.items())
+        return ", ".join(part for part in (each, fixed) if part)
+
 
 class RelativeTo(enum.Enum):
     """What a relative gate compares with."""
@@ -42,52 +281,88 @@ class RelativeTo(enum.Enum):
 
 @dataclass(frozen=True)
 class AccuracyGate(jsonable.Settings):
-    """A limit on a metric; exactly one of the four limits is set.
+    """A limit on a metric; exactly one of the six limits is set.
 
     Absolute limits look at the point value on the evaluation rows. Relative limits ask for non-inferiority:
     the one-sided 95 % bound of the paired difference must keep the limit.
 
     Attributes:
-      metric: Which one.
+      metric: Which one, or its name.
       max_value: Largest value, for example an RMSE of 5.0 in label units; not for accuracy.
-      min_value: Smallest value, for accuracy only, in [0, 1].
-      max_increase_fraction: Largest relative increase of an error metric, for example 0.01; not for accuracy.
-      max_drop: Largest absolute drop of accuracy, for example 0.003 for 0.3 points; for accuracy only.
+      min_value: Smallest value; for accuracy in [0, 1].
+      max_increase_fraction: Largest relative increase, for example 0.01; not where higher is better.
+      max_drop: Largest absolute drop, for example 0.003 for 0.3 points; not where lower is better.
+      max_increase: Largest absolute increase, in the metric's unit; not where higher is better.
+      max_drop_fraction: Largest relative drop; not where lower is better.
       relative_to: What the relative limits compare with.
+      slices: Judged for each of these slices instead of for all rows; each must keep the limit.
+      min_rows: A slice with fewer rows is not comparable, which fails the gate.
+      skip_small: Slices with fewer rows than `min_rows` do not count instead; one must be left.
+      use_bound: False: relative limits look at the point value, as TFMA does, and so at the luck of the rows.
     """
 
     kind: ClassVar[str] = "accuracy"
 
-    metric: Metric = Metric.RMSE
+    metric: Metric | KerasMetric = Metric.RMSE
     max_value: float | None = None
     min_value: float | None = None
     max_increase_fraction: float | None = None
     max_drop: float | None = None
     relative_to: RelativeTo = RelativeTo.REFERENCE
+    max_increase: float | None = None
+    max_drop_fraction: float | None = None
+    slices: tuple[Slice, ...] = ()
+    min_rows: int = 1
+    skip_small: bool = False
+    use_bound: bool = True
 
     def __post_init__(self) -> None:
-        _check_type("AccuracyGate.metric", self.metric, Metric)
+        if isinstance(self.metric, str):
+            object.__setattr__(self, "metric", parse_metric(self.metric, "AccuracyGate.metric"))
+        _check_type("AccuracyGate.metric", self.metric, (Metric, KerasMetric))
         _check_type("AccuracyGate.relative_to", self.relative_to, RelativeTo)
-        fits = (
-            ("min_value", "max_drop")
-            if self.metric.higher_is_better
-            else ("max_value", "max_increase_fraction")
-        )
-        for name in ("max_value", "min_value", "max_increase_fraction", "max_drop"):
+        own = isinstance(self.metric, Metric)
+        rising = ("max_value", "max_increase_fraction", "max_increase")
+        falling = ("min_value", "max_drop", "max_drop_fraction")
+        if self.metric.higher_is_better is None:
+            fits: tuple[str, ...] = (*rising, *falling)
+        elif self.metric.higher_is_better:
+            fits = falling if own else (*falling, "max_value")
+        else:
+            fits = rising if own else (*rising, "min_value")
+        for name in (*rising, *falling):
             value = getattr(self, name)
             if value is not None and name not in fits:
                 raise ConfigError(
                     f"AccuracyGate.{name} does not fit {self.metric.value}; use {fits[0]} or {fits[1]}."
                 )
-            _check_number(f"AccuracyGate.{name}", value, at_least=0.0)
-        for name in ("min_value", "max_drop"):
-            _check_number(f"AccuracyGate.{name}", getattr(self, name), at_least=0.0, at_most=1.0)
+            # Below zero a relative limit asks for an improvement, which TFMA's thresholds can.
+            _check_number(f"AccuracyGate.{name}", value, at_least=0.0 if own else -math.inf)
+        for name in ("max_increase_fraction", "max_drop_fraction"):
+            _check_number(f"AccuracyGate.{name}", getattr(self, name), above=-1.0)
+        if own:
+            for name in falling:
+                _check_number(f"AccuracyGate.{name}", getattr(self, name), at_least=0.0, at_most=1.0)
         _check_one_limit("AccuracyGate", {name: getattr(self, name) for name in fits})
+        object.__setattr__(self, "slices", tuple(self.slices))
+        for one in self.slices:
+            _check_type("AccuracyGate.slices", one, Slice)
+        _check_whole("AccuracyGate.min_rows", self.min_rows)
+        for name in ("skip_small", "use_bound"):
+            _check_type(f"AccuracyGate.{name}", getattr(self, name), bool)
 
     @property
     def is_relative(self) -> bool:
         """Returns whether the gate compares with another model."""
-        return self.max_increase_fraction is not None or self.max_drop is not None
+        return any(
+            limit is not None
+            for limit in (
+                self.max_increase_fraction,
+                self.max_drop,
+                self.max_increase,
+                self.max_drop_fraction,
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -357,7 +632,7 @@ class EvaluatorConfig(jsonable.Settings):
     """One evaluation.
 
     Attributes:
-      label_key: The label's feature in the rows.
+      label_key: The label's feature in the rows, for files with one output.
       gates: All must pass; at least one.
       objective: What is best among those that pass.
       metrics: Reported in this order; a gate's metric that is missing here is added.
@@ -365,26 +640,33 @@ class EvaluatorConfig(jsonable.Settings):
       latency: How latency is measured.
       override: A signed-off exception, or None.
       batch_size: Rows per invocation when predicting.
-      decision_threshold: From which output on a binary classifier says class 1.
+      decision_threshold: From which output on `Metric.ACCURACY` says class 1 of a binary classifier.
       prediction_timeout_seconds: For predicting with all candidates together.
+      slices: Parts of the rows that are reported; those of gates are added.
+      sample_weight_key: The feature that weighs each row, >= 0; empty for equal weights.
+      labels: The label's feature by output, for files with several outputs; then `label_key` is empty.
     """
 
-    label_key: str
-    gates: tuple[Gate, ...]
+    label_key: str = ""
+    gates: tuple[Gate, ...] = ()
     objective: Objective = field(default_factory=Objective)
-    metrics: tuple[Metric, ...] = (Metric.RMSE, Metric.MAE)
+    metrics: tuple[Metric | KerasMetric, ...] = (Metric.RMSE, Metric.MAE)
     eval_split: str = "eval"
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     override: Override | None = None
     batch_size: int = 1024
     decision_threshold: float = 0.5
     prediction_timeout_seconds: float = 600.0
+    slices: tuple[Slice, ...] = ()
+    sample_weight_key: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("label_key", "eval_split"):
+        for name in ("eval_split",) if self.labels and not self.label_key else ("label_key", "eval_split"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise ConfigError(f"{name} must not be empty; got {value!r}.")
+        self._check_labels()
         if not self.gates:
             raise ConfigError(
                 "gates must hold at least one gate, or nothing would ever be refused; got none. "
@@ -400,9 +682,10 @@ class EvaluatorConfig(jsonable.Settings):
         if not self.metrics:
             raise ConfigError("metrics must name at least one metric; got none.")
         for metric in self.metrics:
-            _check_type("metrics", metric, Metric)
-        if len(set(self.metrics)) != len(self.metrics):
+            _check_type("metrics", metric, (Metric, KerasMetric))
+        if len({metric.value for metric in self.metrics}) != len(self.metrics):
             raise ConfigError(f"metrics must differ; got {', '.join(m.value for m in self.metrics)}.")
+        self._check_all_metrics()
         _check_type("objective", self.objective, Objective)
         _check_type("latency", self.latency, LatencyConfig)
         if self.override is not None:
@@ -410,11 +693,56 @@ class EvaluatorConfig(jsonable.Settings):
         _check_whole("batch_size", self.batch_size)
         _check_number("decision_threshold", self.decision_threshold)
         _check_number("prediction_timeout_seconds", self.prediction_timeout_seconds, above=0.0)
+        for one in self.slices:
+            _check_type("slices", one, Slice)
+        _check_type("sample_weight_key", self.sample_weight_key, str)
 
-    def all_metrics(self) -> tuple[Metric, ...]:
+    def _check_labels(self) -> None:
+        _check_type("labels", self.labels, dict)
+        if self.labels and self.label_key:
+            raise ConfigError(
+                f"labels must stand alone; got label_key {self.label_key!r} too. label_key is for files with "
+                "one output, labels for files with several."
+            )
+        for output, feature in self.labels.items():
+            for text in (output, feature):
+                if not isinstance(text, str) or not text.strip():
+                    raise ConfigError(f"labels must map output names to features; got {self.labels!r}.")
+
+    def _check_all_metrics(self) -> None:
+        known: dict[str, Metric | KerasMetric] = {}
+        outputs = tuple(self.labels) or ("",)
+        for metric in self.all_metrics():
+            if known.setdefault(metric.value, metric) != metric:
+                raise ConfigError(
+                    f"Metrics with different settings must have different names; got {metric.value!r} twice. "
+                    "Set KerasMetric.name."
+                )
+            if metric.output not in outputs:
+                known_outputs = ", ".join(map(repr, outputs))
+                raise ConfigError(
+                    f"Metric {metric.value!r} must look at one of the outputs {known_outputs}; "
+                    f"got {metric.output!r}. Set KerasMetric.output as in labels."
+                )
+
+    def all_metrics(self) -> tuple[Metric | KerasMetric, ...]:
         """Returns the metrics to compute: those asked for, then those only gates need."""
         needed = (gate.metric for gate in self.gates if isinstance(gate, AccuracyGate))
         return tuple(dict.fromkeys((*self.metrics, *needed)))
+
+    def all_slices(self) -> tuple[Slice, ...]:
+        """Returns the slices to tally: those asked for, then those only gates need."""
+        needed = (one for gate in self.gates if isinstance(gate, AccuracyGate) for one in gate.slices)
+        return tuple(dict.fromkeys((*self.slices, *needed)))
+
+    def label_features(self) -> dict[str, str]:
+        """Returns the label's feature by output; '' is the output of files with one."""
+        return dict(self.labels) or {"": self.label_key}
+
+    def needed_features(self) -> tuple[str, ...]:
+        """Returns the features that slices and weights need, each once."""
+        found = [name for one in self.all_slices() for name in one.needed_features()]
+        return tuple(dict.fromkeys(found + ([self.sample_weight_key] if self.sample_weight_key else [])))
 
 
 def needs_baseline(gate: Gate) -> bool:
@@ -422,17 +750,35 @@ def needs_baseline(gate: Gate) -> bool:
     return gate.is_relative and gate.relative_to is RelativeTo.BASELINE
 
 
-def parse_metric(value: "Metric | str") -> Metric:
-    """Returns the metric of that name.
+def parse_metric(value: "Metric | KerasMetric | str", where: str = "metrics") -> Metric | KerasMetric:
+    """Returns the metric of that name: a short one, a known class, or a dotted path.
+
+    Args:
+      value: The name; a metric is returned as it is.
+      where: The setting, for the message.
 
     Raises:
       ConfigError: There is none.
     """
-    try:
+    if isinstance(value, (Metric, KerasMetric)):
+        return value
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} must be metrics or their names; got {type(value).__name__} {value!r}.")
+    if value in {metric.value for metric in Metric}:
         return Metric(value)
-    except ValueError as error:
-        known = ", ".join(repr(metric.value) for metric in Metric)
-        raise ConfigError(f"metrics must be among {known}; got {value!r}.") from error
+    if "." in value or value in KNOWN:
+        return KerasMetric(value)
+    raise ConfigError(_unknown_metric(value, where))
+
+
+def _unknown_metric(name: str, where: str = "metrics") -> str:
+    short = [metric.value for metric in Metric]
+    lower = {known.lower(): known for known in (*short, *KNOWN)}
+    near = [lower[found] for found in difflib.get_close_matches(name.replace("_", "").lower(), lower, n=1)]
+    return (
+        f"{where} must be among {', '.join(map(repr, short))}, a class name such as 'AUC', or the dotted "
+        f"path of a class; got {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+    )
 
 
 def _check_type(name: str, value: object, wanted: type | tuple[type, ...]) -> None:
@@ -463,11 +809,11 @@ def _check_number(
         raise ConfigError(f"{name} must be > {above:g}; got {value!r}.")
 
 
-def _check_whole(name: str, value: int | None) -> None:
+def _check_whole(name: str, value: int | None, *, at_least: int = 1) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a whole number >= 1; got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ConfigError(f"{name} must be a whole number >= {at_least}; got {value!r}.")
 
 
 def _check_text(name: str, value: object, *, may_be_empty: bool = False) -> None:

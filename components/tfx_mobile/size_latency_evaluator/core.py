@@ -1,7 +1,7 @@
-"""The arithmetic of an evaluation: losses, bounds, gate verdicts and the choice. Arrays in, values out.
+"""The arithmetic of an evaluation: bounds, gate verdicts and the choice. Values in, values out.
 
 Everything fails closed: what is missing, not finite, or not decided is never a pass. Does not read files,
-run models or measure time.
+run models, compute metrics (accuracy.py) or measure time.
 
 Sources: non-inferiority by a one-sided bound on a paired difference, Blackwelder (1982), "Proving the null
 hypothesis in clinical trials", Controlled Clinical Trials 3; the bound of a ratio of means, Fieller (1954),
@@ -10,20 +10,18 @@ inequality: Dunn (1961), "Multiple comparisons among means", J. Am. Stat. Assoc.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tfx_mobile.common.errors import DataError
+from tfx_mobile.size_latency_evaluator.accuracy import CONFIDENCE, Accuracy, Pair
 from tfx_mobile.size_latency_evaluator.config import (
     AccuracyGate,
     Gate,
     LatencyGate,
-    Metric,
     Objective,
     Override,
     RelativeTo,
@@ -33,8 +31,6 @@ from tfx_mobile.size_latency_evaluator.config import (
 from tfx_mobile.size_latency_evaluator.evaluation import CandidateResult, Interval, Status, Verdict
 
 FloatArray = npt.NDArray[np.float64]
-
-CONFIDENCE = 0.95
 
 _MAX_LOG = 700.0  # of a bound: two processes that disagree wildly bound nothing, but JSON has no infinity
 
@@ -92,7 +88,8 @@ class Measured:
       sha256: Of the file.
       size_bytes: Of the file.
       gz_size_bytes: After gzip -9.
-      losses: By metric, shape (rows,), >= 0; the rows in the same order for every file.
+      accuracy: What was tallied of all files together; None when nothing was.
+      file: Its name there.
       samples: Of latency, one per process that measured it.
       latency_failure: Why there are no samples.
       looks: How often the samples may be looked at while they grow: the error is shared among the looks.
@@ -104,11 +101,12 @@ class Measured:
     sha256: str = ""
     size_bytes: int = 0
     gz_size_bytes: int = 0
-    losses: Mapping[Metric, FloatArray] = field(default_factory=dict)
+    accuracy: Accuracy | None = None
+    file: str = ""
     samples: tuple[ProcessSample, ...] = ()
     latency_failure: str = ""
     looks: int = 1
-    footprint: Footprint = field(default_factory=Footprint)
+    footprint: Footprint = Footprint()
 
 
 @dataclass(frozen=True)
@@ -141,82 +139,6 @@ class Choice:
     blessed: bool
     overridden: bool
     reason: str
-
-
-# ---------------------------------------------------------------------------------------------- predictions
-
-
-def row_losses(
-    metric: Metric,
-    predictions: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    *,
-    decision_threshold: float = 0.5,
-) -> FloatArray:
-    """Returns one loss per row: squared error, absolute error, or 1 for a wrong class.
-
-    Args:
-      metric: RMSE and MSE have the same loss. Several outputs of a row are averaged.
-      predictions: Shape (rows, outputs), finite.
-      labels: Shape (rows, outputs), or (rows, 1) class indices for accuracy with several outputs.
-      decision_threshold: For accuracy with one output: from here on it says class 1.
-
-    Returns:
-      Shape (rows,), float64, >= 0.
-
-    Raises:
-      DataError: The shapes do not fit.
-    """
-    found = np.asarray(predictions, dtype=np.float64)
-    wanted = np.asarray(labels, dtype=np.float64)
-    classes = metric is Metric.ACCURACY and found.shape[1] > 1
-    if len(found) != len(wanted) or (
-        wanted.shape[1] != found.shape[1] and not (classes and wanted.shape[1] == 1)
-    ):
-        raise DataError(
-            f"Predictions must fit the labels; got shape {found.shape} for labels of shape {wanted.shape}."
-        )
-    if metric is Metric.ACCURACY:
-        if classes:
-            truth = wanted.argmax(axis=1) if wanted.shape[1] > 1 else wanted[:, 0]
-            return np.asarray(found.argmax(axis=1) != truth, dtype=np.float64)
-        said, true = found[:, 0] >= decision_threshold, wanted[:, 0] >= 0.5
-        return np.asarray(said != true, dtype=np.float64)
-    difference = found - wanted
-    each = np.abs(difference) if metric is Metric.MAE else difference**2
-    return np.asarray(each.mean(axis=1), dtype=np.float64)
-
-
-def metric_value(metric: Metric, losses: FloatArray) -> float:
-    """Returns the metric of these per-row losses; NaN for no rows."""
-    if not len(losses):
-        return math.nan
-    mean = float(np.mean(losses))
-    if metric is Metric.RMSE:
-        return math.sqrt(mean) if mean >= 0 else math.nan
-    return 1.0 - mean if metric is Metric.ACCURACY else mean
-
-
-def prediction_failure(predictions: npt.NDArray[Any], *, reference: npt.NDArray[Any] | None) -> str:
-    """Returns why these predictions are of no use, in one sentence; empty when they are.
-
-    Args:
-      predictions: Shape (rows, outputs).
-      reference: The reference's predictions, or None when it has none. A constant output is refused unless
-        the reference is constant too.
-    """
-    if predictions.size == 0:
-        return "It predicts nothing: no outputs."
-    wrong = int(np.count_nonzero(~np.isfinite(predictions).all(axis=1)))
-    if wrong:
-        return f"Its outputs are not finite on {wrong} of {len(predictions)} rows."
-    if _is_constant(predictions) and not (reference is not None and _is_constant(reference)):
-        return f"It returns the same output, {predictions[0].tolist()}, on all {len(predictions)} rows."
-    return ""
-
-
-def _is_constant(predictions: npt.NDArray[Any]) -> bool:
-    return len(predictions) > 1 and bool(np.all(predictions == predictions[0]))
 
 
 # ---------------------------------------------------------------------------------------------- statistics
@@ -316,14 +238,7 @@ def describe(gate: Gate) -> str:
     """Returns the gate in a few words, for example 'rmse increase <= 1% vs reference'."""
     versus = f" vs {gate.relative_to.value}" if gate.is_relative else ""
     if isinstance(gate, AccuracyGate):
-        name = gate.metric.value
-        if gate.max_value is not None:
-            return f"{name} <= {gate.max_value:g}"
-        if gate.min_value is not None:
-            return f"{name} >= {gate.min_value:g}"
-        if gate.max_increase_fraction is not None:
-            return f"{name} increase <= {100 * gate.max_increase_fraction:.4g}%{versus}"
-        return f"{name} drop <= {100 * (gate.max_drop or 0.0):.4g} points{versus}"
+        return _describe_limit(gate) + versus + _for_each(gate)
     if isinstance(gate, SizeGate):
         if gate.max_bytes is not None:
             return f"size <= {gate.max_bytes:,} bytes"
@@ -333,6 +248,25 @@ def describe(gate: Gate) -> str:
     if gate.max_p50_us is not None:
         return f"latency p50 <= {gate.max_p50_us:g} us"
     return f"latency ratio <= {gate.max_ratio:g}{versus}"
+
+
+def _describe_limit(gate: AccuracyGate) -> str:
+    name = gate.metric.value
+    if gate.max_value is not None:
+        return f"{name} <= {gate.max_value:g}"
+    if gate.min_value is not None:
+        return f"{name} >= {gate.min_value:g}"
+    if gate.max_increase_fraction is not None:
+        return f"{name} increase <= {100 * gate.max_increase_fraction:.4g}%"
+    if gate.max_increase is not None:
+        return f"{name} increase <= {gate.max_increase:g}"
+    if gate.max_drop_fraction is not None:
+        return f"{name} drop <= {100 * gate.max_drop_fraction:.4g}%"
+    return f"{name} drop <= {100 * (gate.max_drop or 0.0):.4g} points"
+
+
+def _for_each(gate: AccuracyGate) -> str:
+    return f" for {' and '.join(one.describe() for one in gate.slices)}" if gate.slices else ""
 
 
 def judge(gate: Gate, found: Measured, rivals: Rivals) -> Verdict:
@@ -386,61 +320,130 @@ def is_latency_open(gates: Sequence[Gate], found: Measured, rivals: Rivals) -> b
 
 
 def _judge_accuracy(gate: AccuracyGate, found: Measured, other: Measured | None) -> Verdict:
-    losses = _usable_losses(gate, found)
-    if isinstance(losses, str):
-        return _not_comparable(gate, f"The candidate's {gate.metric.value} cannot be used: {losses}")
-    value = metric_value(gate.metric, losses)
+    """Judges on all rows, or on each slice: then the verdict is the worst one's and names its slice."""
+    accuracy = found.accuracy
+    if accuracy is None or not accuracy.has(gate.metric.value):
+        return _not_comparable(
+            gate, f"The candidate's {gate.metric.value} cannot be used: it was not computed."
+        )
+    if not gate.slices:
+        return _judge_rows(gate, accuracy, found, other, "")
+    names: list[str] = []
+    for one in gate.slices:
+        values = accuracy.slices_of(one)
+        if values is None:
+            return _not_comparable(
+                gate,
+                f"There are more than {one.max_values} slices of {one.describe()}. Use buckets or values, or "
+                "raise Slice.max_values.",
+            )
+        if not values:
+            return _not_comparable(gate, f"No row is in a slice of {one.describe()}.")
+        names += values
+    names = list(dict.fromkeys(names))
+    judged = [n for n in names if not gate.skip_small or accuracy.rows_of(n) >= gate.min_rows]
+    if not judged:
+        return _not_comparable(gate, f"Each of {len(names)} slices has fewer than {gate.min_rows} rows.")
+    verdicts = {name: _judge_slice(gate, accuracy, found, other, name) for name in judged}
+    name = min(verdicts, key=lambda name: (*_severity(verdicts[name]), name))
+    stopped = sum(not verdict.lets_through for verdict in verdicts.values())
+    how_many = (
+        f"{stopped} of {len(judged)} slices do not pass."
+        if stopped
+        else f"It has the least room of {len(judged)} slices."
+    )
+    skipped = len(names) - len(judged)
+    left = f" {skipped} with fewer than {gate.min_rows} rows were left out." if skipped else ""
+    worst = verdicts[name]
+    words = describe(replace(gate, slices=()))
+    return replace(worst, gate=f"{words} where {name}", reason=f"{worst.reason} {how_many}{left}")
+
+
+def _judge_slice(
+    gate: AccuracyGate, accuracy: Accuracy, found: Measured, other: Measured | None, name: str
+) -> Verdict:
+    rows = accuracy.rows_of(name)
+    if rows < gate.min_rows:
+        return _not_comparable(gate, f"It has {rows} rows, fewer than {gate.min_rows}.")
+    return _judge_rows(gate, accuracy, found, other, name)
+
+
+def _severity(verdict: Verdict) -> tuple[int, float]:
+    order = (Status.NOT_COMPARABLE, Status.FAIL, Status.PASS).index(verdict.status)
+    return order, -math.inf if verdict.margin is None else verdict.margin
+
+
+def _judge_rows(
+    gate: AccuracyGate, accuracy: Accuracy, found: Measured, other: Measured | None, name: str
+) -> Verdict:
+    value = _usable_value(gate, accuracy, found, name)
+    if isinstance(value, str):
+        return _not_comparable(gate, f"The candidate's {gate.metric.value} cannot be used: {value}")
     if other is None:
         if gate.min_value is not None:
             return _verdict(gate, value, gate.min_value, lower_limit=True)
         return _verdict(gate, value, gate.max_value)
-    others = _usable_losses(gate, other)
-    if isinstance(others, str):
+    if other.accuracy is not accuracy:
+        return _not_comparable(gate, "The rows cannot be paired: the two files were not tallied together.")
+    reference = _usable_value(gate, accuracy, other, name)
+    if isinstance(reference, str):
         return _not_comparable(
-            gate, f"The {gate.relative_to.value}'s {gate.metric.value} cannot be used: {others}"
+            gate, f"The {gate.relative_to.value}'s {gate.metric.value} cannot be used: {reference}"
         )
-    if len(losses) != len(others):
-        return _not_comparable(
-            gate,
-            f"The rows cannot be paired: {len(losses)} for the candidate and {len(others)} for the other.",
-        )
-    if len(losses) < 2:
-        return _not_comparable(gate, "A paired comparison needs at least 2 rows; got 1.")
+    rows = accuracy.rows_of(name)
+    if rows < 2:
+        return _not_comparable(gate, f"A paired comparison needs at least 2 rows; got {rows}.")
+    pair = accuracy.pair(gate.metric.value, found.file, other.file, name)
+    if pair is None or (gate.use_bound and pair.freedom <= 0):
+        return _not_comparable(gate, f"The difference cannot be bounded on these {rows} rows.")
+    return _judge_change(gate, pair, value, reference)
+
+
+def _judge_change(gate: AccuracyGate, pair: Pair, value: float, other: float) -> Verdict:
+    """Non-inferiority: the one-sided bound of the change keeps the limit (or the change itself does)."""
     if gate.max_drop is not None:
-        drop = losses - others
-        return _verdict(gate, float(np.mean(drop)), gate.max_drop, bound=upper_bound_of_mean(drop))
-    return _judge_increase(gate, losses, others)
-
-
-def _judge_increase(gate: AccuracyGate, losses: FloatArray, others: FloatArray) -> Verdict:
-    limit = float(gate.max_increase_fraction or 0.0)
-    power = 2.0 if gate.metric is Metric.RMSE else 1.0
-    mean, other_mean = float(np.mean(losses)), float(np.mean(others))
-    if other_mean == 0.0 < mean:
+        bound = pair.upper_bound_of_difference(-1.0) if gate.use_bound else None
+        return _verdict(gate, other - value, gate.max_drop, bound=bound)
+    if gate.max_increase is not None:
+        bound = pair.upper_bound_of_difference(1.0) if gate.use_bound else None
+        return _verdict(gate, value - other, gate.max_increase, bound=bound)
+    if other < 0.0:
+        return _not_comparable(
+            gate, f"A relative change needs a {gate.relative_to.value} above 0; got {other:.6g}."
+        )
+    if other == 0.0 != value:
+        if value < 0.0 or gate.max_drop_fraction is not None:
+            return _not_comparable(
+                gate, f"A relative change needs a {gate.relative_to.value} above 0; got 0."
+            )
         return _verdict(
             gate,
             math.inf,
-            limit,
+            float(gate.max_increase_fraction or 0.0),
             reason=f"The {gate.relative_to.value} makes no error at all, this one does.",
         )
-    value = (mean / other_mean) ** (1.0 / power) - 1.0 if other_mean else 0.0
-    # Non-inferiority: the bound of the mean of d_i = loss_i - (1 + limit)^power * other_i is at most zero.
-    passes = upper_bound_of_mean(losses - (1.0 + limit) ** power * others) <= 0.0
-    bound = max(upper_bound_of_ratio(losses, others), 0.0) ** (1.0 / power) - 1.0
-    return _verdict(gate, value, limit, bound=bound, passes=passes)
+    # On the scale of the estimates the limit of a root is raised to its power; d = a - (1 + limit)^p b.
+    (above, below), (low, high) = pair.estimate, pair.bounds_of_ratio()
+    ratio = (above / below) ** (1.0 / pair.power) if below else 1.0
+    if gate.max_drop_fraction is not None:
+        limit = gate.max_drop_fraction
+        change, bound, least = 1.0 - ratio, 1.0 - low, pair.upper_bound(-1.0, (1.0 - limit) ** pair.power)
+    else:
+        limit = float(gate.max_increase_fraction or 0.0)
+        change, bound, least = ratio - 1.0, high - 1.0, pair.upper_bound(1.0, -((1.0 + limit) ** pair.power))
+    if not gate.use_bound:
+        return _verdict(gate, change, limit)
+    return _verdict(gate, change, limit, bound=bound, passes=least <= 0.0)
 
 
-def _usable_losses(gate: AccuracyGate, measured: Measured) -> FloatArray | str:
-    """Returns the losses the gate needs, or why they cannot be used."""
-    losses = measured.losses.get(gate.metric)
-    if losses is None:
-        return "it was not computed."
-    if not len(losses):
+def _usable_value(gate: AccuracyGate, accuracy: Accuracy, measured: Measured, name: str) -> float | str:
+    """Returns the value the gate needs, or why there is none."""
+    if not accuracy.rows_of(name):
         return "there are zero rows."
-    wrong = int(np.count_nonzero(~np.isfinite(losses)))
-    if wrong:
-        return f"the loss is not finite on {wrong} of {len(losses)} rows."
-    return "the loss is negative." if float(np.min(losses)) < 0 else losses
+    if reason := accuracy.failure(measured.file, reference=measured.file):
+        return reason
+    value = accuracy.value(gate.metric.value, measured.file, name)
+    return "it is not defined on these rows." if value is None else value
 
 
 def _judge_size(gate: SizeGate, found: Measured, other: Measured | None) -> Verdict:

@@ -17,9 +17,9 @@ import numpy as np
 
 from tfx_mobile.common.errors import ConfigError, DataError
 from tfx_mobile.size_latency_evaluator import callgrind, runner, targets
+from tfx_mobile.size_latency_evaluator.accuracy import CONFIDENCE
 from tfx_mobile.size_latency_evaluator.config import LatencyConfig
 from tfx_mobile.size_latency_evaluator.core import (
-    CONFIDENCE,
     Footprint,
     Measured,
     ProcessSample,

@@ -20,13 +20,15 @@ from tfx_mobile.common import candidates as candidate_files
 from tfx_mobile.common import inspection
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import core, isolation, latency, prediction_worker
-from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, LatencyGate, Metric
-from tfx_mobile.size_latency_evaluator.core import FloatArray, Footprint, Measured, Rivals
+from tfx_mobile.size_latency_evaluator.accuracy import Accuracy, Batch, Tally
+from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, LatencyGate
+from tfx_mobile.size_latency_evaluator.core import Footprint, Measured, Rivals
 from tfx_mobile.size_latency_evaluator.evaluation import (
     SCHEMA_VERSION,
     CandidateResult,
     Evaluation,
     ReportedMetric,
+    SliceResult,
     WeightResult,
 )
 
@@ -82,9 +84,9 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="tfx_mobile_evaluate_") as work:
         rows, unusable = _prepare(files, found.reference, read_rows, config, Path(work))
         failures |= unusable
-        losses, useless = _predict(files, failures, found.reference, rows, config, Path(work))
+        accuracy, useless = _predict(files, failures, found.reference, rows, config, Path(work))
         failures |= useless
-    measured = _measured(files, failures, losses, found)
+    measured = _measured(files, failures, accuracy, found)
     if key and key not in measured:
         measured[key] = Measured(key, failure=failures[key])
     measured, machine = _time(measured, files, rows, found.reference, key, first_release, config)
@@ -185,11 +187,11 @@ def _predict(
     rows: Rows,
     config: EvaluatorConfig,
     work: Path,
-) -> tuple[dict[str, dict[Metric, FloatArray]], dict[str, str]]:
-    """Returns the losses of each distinct file, and why the others have none."""
+) -> tuple[Accuracy | None, dict[str, str]]:
+    """Returns the accuracy of the distinct files that predict, and why the others are of no use."""
     paths = {name: path for name, path in files.paths.items() if name not in failures}
     if not paths:
-        return {}, {}
+        return None, {}
     columns = work / "rows.npz"
     prediction_worker.save_columns(columns, rows.columns)
     outcome = isolation.run_worker(
@@ -204,28 +206,34 @@ def _predict(
     predictions: dict[str, npt.NDArray[np.float32]] = {
         name: np.load(path, allow_pickle=False) for name, path in outcome.values.items()
     }
-    reference_predictions = predictions.get(files.same_as.get(reference, ""))
-    losses: dict[str, dict[Metric, FloatArray]] = {}
-    for name, found in predictions.items():
-        if reason := core.prediction_failure(found, reference=reference_predictions):
+    tally = Tally(config, list(predictions))
+    tally.add(
+        Batch(
+            labels={"": rows.labels},
+            predictions={name: {"": found} for name, found in predictions.items()},
+            columns={name: rows.columns[name] for name in config.needed_features() if name in rows.columns},
+            weights=_weights(rows, config.sample_weight_key),
+        )
+    )
+    accuracy = tally.result()
+    for name in predictions:
+        if reason := accuracy.failure(name, reference=files.same_as.get(reference, "")):
             useless[name] = reason
-            continue
-        try:
-            losses[name] = {
-                metric: core.row_losses(
-                    metric, found, rows.labels, decision_threshold=config.decision_threshold
-                )
-                for metric in config.all_metrics()
-            }
-        except DataError as error:
-            useless[name] = str(error)
-    return losses, useless
+    return accuracy, useless
+
+
+def _weights(rows: Rows, key: str) -> npt.NDArray[np.float64] | None:
+    if not key:
+        return None
+    if key not in rows.columns:
+        raise DataError(f"sample_weight_key must be a feature that was read; got {key!r}.")
+    return np.asarray(rows.columns[key], np.float64).reshape(len(rows.labels), -1)[:, 0]
 
 
 def _measured(
     files: _Files,
     failures: Mapping[str, str],
-    losses: Mapping[str, dict[Metric, FloatArray]],
+    accuracy: Accuracy | None,
     found: candidate_files.CandidateSet,
 ) -> dict[str, Measured]:
     measured = {c.name: Measured(c.name, failure=failures[c.name]) for c in found.candidates if c.failure}
@@ -237,7 +245,8 @@ def _measured(
             sha256=hashlib.sha256(content).hexdigest(),
             size_bytes=len(content),
             gz_size_bytes=candidate_files.gz_size_bytes(content),
-            losses=losses.get(first, {}),
+            accuracy=accuracy,
+            file=first,
         )
     return measured
 
@@ -320,6 +329,23 @@ def _judged(
     )
 
 
+def _metrics(found: Measured, config: EvaluatorConfig, slice_name: str = "") -> dict[str, float]:
+    if found.failure or found.accuracy is None:
+        return {}
+    values = {m.value: found.accuracy.value(m.value, found.file, slice_name) for m in config.all_metrics()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _slices(found: Measured, config: EvaluatorConfig) -> tuple[SliceResult, ...]:
+    accuracy = found.accuracy
+    if found.failure or accuracy is None:
+        return ()
+    return tuple(
+        SliceResult(name, accuracy.rows_of(name), _metrics(found, config, name))
+        for name in accuracy.slice_names
+    )
+
+
 def _result(found: Measured, rivals: Rivals, config: EvaluatorConfig) -> CandidateResult:
     return CandidateResult(
         name=found.name,
@@ -330,9 +356,8 @@ def _result(found: Measured, rivals: Rivals, config: EvaluatorConfig) -> Candida
         sha256=found.sha256,
         size_bytes=found.size_bytes,
         gz_size_bytes=found.gz_size_bytes,
-        metrics={
-            m.value: core.metric_value(m, found.losses[m]) for m in config.all_metrics() if m in found.losses
-        },
+        metrics=_metrics(found, config),
+        slices=_slices(found, config),
         latency=latency.result(found, rivals),
         latency_failure=found.latency_failure,
     )
