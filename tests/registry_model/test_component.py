@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from tests.size_latency_evaluator.test_component import QUICK
 
+from tfx_mobile.common import tflite_metadata
 from tfx_mobile.common.errors import ConfigError, RegistryError
+from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata
 from tfx_mobile.registry.store import Registry
+from tfx_mobile.size_latency_evaluator import stamp
 from tfx_mobile.size_latency_evaluator.config import (
     AccuracyGate,
     LatencyGate,
@@ -29,6 +32,16 @@ GATES = (
     SizeGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE),
     LatencyGate(max_ratio=20.0, relative_to=RelativeTo.BASELINE),
 )
+
+
+NAMES = ["s0-float32", "s0-dynamic"]
+
+
+def with_metadata(tiny: Any, name: str) -> bytes:
+    """Returns a file as the quantizer leaves it, so that the evaluator writes its stamp into it."""
+    content = tiny.contents[name]
+    inputs = (Feature("company", "string"), Feature("miles", "float32"))
+    return tflite_metadata.write(content, ModelMetadata("fares", "3", inputs, Feature("fare", "float32")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +67,8 @@ def run(folder: Path, tiny: Any) -> Ran:
     from tfx_mobile.orchestration import local
 
     if not (folder / "candidates").exists():
-        tiny.candidate_folder(folder / "candidates", ["s0-float32", "s0-dynamic"])
+        described = dataclasses.replace(tiny, contents={name: with_metadata(tiny, name) for name in NAMES})
+        described.candidate_folder(folder / "candidates", NAMES)
     examples = tfx.dsl.Importer(
         source_uri=str(tiny.examples),
         artifact_type=standard_artifacts.Examples,
@@ -140,7 +154,7 @@ def test_the_next_run_compares_with_what_was_pushed_although_nothing_else_change
     }
     assert (again.baseline["version"], again.baseline["first_release"]) == (1, 0)
     released = (again.baseline_uri / "Format-Serving" / "tflite").read_bytes()
-    assert released == tiny.contents["s0-dynamic"]
+    assert stamp.unstamped(released) == with_metadata(tiny, "s0-dynamic") != released
     assert json.loads(again.baseline["figures"])["candidate"] == "s0-dynamic"
     assert not again.evaluation.first_release
     verdicts = again.evaluation.candidate("s0-dynamic").verdicts[1:]
