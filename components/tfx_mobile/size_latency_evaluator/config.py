@@ -270,6 +270,12 @@ class EvaluatorConfig(jsonable.Settings):
     batch_size: int = 1024
     decision_threshold: float = 0.5
     prediction_timeout_seconds: float = 600.0
+    labels: dict[str, str] = field(default_factory=dict)
+    sample_weight_key: str = ""
+
+    def needed_features(self) -> tuple[str, ...]:
+        """Returns the features that slices and weights need."""
+        return (self.sample_weight_key,) if self.sample_weight_key else ()
 
     def __post_init__(self) -> None:
         for name in ("label_key", "eval_split"):

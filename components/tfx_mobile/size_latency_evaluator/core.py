@@ -57,6 +57,35 @@ class ProcessSample:
     calls: int
 
 
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Stands in for the losses of all rows: a linear combination of those that a tally has moments of."""
+
+    tally: Any
+    coefficients: FloatArray
+
+    def __len__(self) -> int:
+        return int(self.tally.count)
+
+    def __sub__(self, other: "Losses") -> "Losses":
+        return Losses(self.tally, self.coefficients - other.coefficients)
+
+    def __rmul__(self, factor: float) -> "Losses":
+        return Losses(self.tally, factor * self.coefficients)
+
+    def mean(self, **_: Any) -> float:
+        used = self.coefficients != 0
+        return float(self.coefficients[used] @ self.tally.mean[used])
+
+    def std(self, **_: Any) -> float:
+        return math.sqrt(max(self.covariance(self), 0.0))
+
+    def covariance(self, other: "Losses") -> float:
+        rows, columns = np.flatnonzero(self.coefficients), np.flatnonzero(other.coefficients)
+        cross = self.tally.cross[np.ix_(rows, columns)]
+        return float(self.coefficients[rows] @ cross @ other.coefficients[columns]) / (len(self) - 1)
+
+
 @dataclass(frozen=True)
 class Measured:
     """What was measured of one file, before any judgement.
@@ -221,7 +250,11 @@ def upper_bound_of_ratio(above: FloatArray, below: FloatArray) -> float:
         return 1.0
     mean_above, mean_below = float(np.mean(above)), float(np.mean(below))
     weight = float(stats.t.ppf(CONFIDENCE, count - 1)) ** 2 / count
-    covariance = np.cov(above, below, ddof=1)
+    if isinstance(above, Losses):
+        pair = (above, below)
+        covariance = np.array([[one.covariance(two) for two in pair] for one in pair])
+    else:
+        covariance = np.cov(above, below, ddof=1)
     a = mean_below**2 - weight * float(covariance[1, 1])
     b = mean_above * mean_below - weight * float(covariance[0, 1])
     c = mean_above**2 - weight * float(covariance[0, 0])
@@ -389,6 +422,8 @@ def _usable_losses(gate: AccuracyGate, measured: Measured) -> FloatArray | str:
         return "it was not computed."
     if not len(losses):
         return "there are zero rows."
+    if isinstance(losses, Losses):
+        return losses if math.isfinite(losses.mean()) else "the loss is not finite."
     wrong = int(np.count_nonzero(~np.isfinite(losses)))
     if wrong:
         return f"the loss is not finite on {wrong} of {len(losses)} rows."
