@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import interpreter as litert
-from ai_edge_litert import schema_py_generated as schema
 
 from tfx_mobile.common.errors import DataError
 
@@ -161,6 +160,7 @@ def flex_ops(content: bytes) -> list[str]:
     """
     if b"Flex" not in content:
         return []
+    schema = importlib.import_module("ai_edge_litert.schema_py_generated")  # a fifth of a process's start
     model = schema.Model.GetRootAs(content, 0)
     codes = (model.OperatorCodes(i).CustomCode() for i in range(model.OperatorCodesLength()))
     return sorted({code.decode() for code in codes if code and code.startswith(b"Flex")})

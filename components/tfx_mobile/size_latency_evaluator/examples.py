@@ -17,17 +17,17 @@ import pyarrow as pa
 import tensorflow as tf
 from tfx_bsl.coders import example_coder
 
-from tfx_mobile.common import examples
+from tfx_mobile.common import examples, tfrecord
 from tfx_mobile.common.errors import DataError
 
 Features = Mapping[str, tuple[Any, tuple[int, ...]]]
 
-_LOOK_ROWS = 256
+_LOOK_ROWS, _LOOK_BYTES = 256, 1 << 16
 _READ_BYTES = 16 << 20
 _MAX_READ_ROWS = 8192
 _BUFFER_BYTES = 4 << 20
 _DTYPES = {"f": tf.float32, "i": tf.int64, "S": tf.string}
-_KINDS = {"f": "f", "i": "i", "u": "i", "O": "S"}
+_KINDS = {"f": "f", "i": "i", "u": "i", "b": "i", "O": "S"}  # NumPy's
 _NO_KEYS = np.zeros(0, object)
 
 
@@ -152,9 +152,12 @@ class Census:
                     f"{what} {name!r} must be set in each row; got {self.unset[name]} of {self.rows} rows "
                     f"without it in split {split!r}."
                 )
-            if len(self.widths[name]) > 1:
+            widths = sorted(self.widths[name])
+            if len(widths) > 1:
+                raise DataError(f"{what} {name!r} must have one width; got {widths} in split {split!r}.")
+            if what == "Sample weight" and widths != [1]:
                 raise DataError(
-                    f"{what} {name!r} must have one width; got {sorted(self.widths[name])} in split {split!r}."
+                    f"{what} {name!r} must be one number in each row; got {widths[0]} in split {split!r}."
                 )
             if self.wrong[name]:
                 rule = "finite" if what == "Label" else "finite and not negative"
@@ -179,8 +182,7 @@ def first_look(patterns: Sequence[str], wanted: Wanted) -> Look:
     if not paths:
         raise DataError(f"Examples must have at least one file; got none at {', '.join(patterns)}.")
     for path in paths:
-        for records in _records(path, _LOOK_ROWS):
-            contents = records.numpy().tolist()
+        for contents in _some_records(path):
             batch = _decode(contents, path)
             for what, name, _ in _needed(wanted):
                 _numbers(batch, name, what, wanted.split)
@@ -270,13 +272,14 @@ class _Parser:
         for name in dict.fromkeys((*features, *required, *wanted.columns)):
             dtype, shape = features.get(name, (np.float32, None))
             is_string = np.dtype(dtype).kind in "SUO"
-            kind = look.kinds.get(name, "S" if is_string else np.dtype(dtype).kind)
-            if kind not in _DTYPES or (name in features and is_string != (kind == "S")):
+            kind = look.kinds.get(name, _KINDS.get(np.dtype(dtype).kind, "S"))
+            is_unknown = name in required and name not in look.kinds
+            if is_unknown or (name in features and is_string != (kind == "S")):
                 return None
             width = look.widths.get(name, 0) if shape is None else math.prod(shape)
             filler = None if name in required else fillers.get(name)
             if name in look.kinds and (name in required or name not in wanted.columns):
-                if not width or (kind == "i" and filler is not None and filler != int(filler)):
+                if not width or (kind == "i" and filler is not None and not float(filler).is_integer()):
                     return None
                 default = [] if filler is None else [filler] * width
                 dense[name] = (_DTYPES[kind], width, tf.constant(default, _DTYPES[kind]))
@@ -362,11 +365,21 @@ def _records(path: str, num_rows: int) -> Iterator[Any]:
         ) from error
 
 
+def _some_records(path: str) -> Iterator[list[bytes]]:
+    """Yields the first rows of a file, sooner than `_records` can."""
+    with tf.io.gfile.GFile(path, "rb") as stream:
+        for records in tfrecord.unpack(iter(lambda: stream.read(_LOOK_BYTES), b""), path):
+            yield records[:_LOOK_ROWS]
+
+
 def _decode(records: list[bytes], path: str) -> pa.RecordBatch:
     try:
         return example_coder.ExamplesToRecordBatchDecoder().DecodeBatch(records)
     except RuntimeError as error:
-        raise DataError(f"The rows of {path} must be tf.Examples; got {error}") from error
+        raise DataError(
+            f"The rows of {path} must be tf.Examples with one type for each feature; got {error}. "
+            "Write the file again."
+        ) from error
 
 
 def _lists(batch: pa.RecordBatch, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
@@ -422,7 +435,7 @@ def _marked(values: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> npt.NDA
     if (lengths == width).all():
         found = values.reshape(-1, width)
     else:
-        kind: Any = values.dtype if values.dtype.kind in "fO" else np.float64
-        found = np.full((len(lengths), width), b"" if kind == object else np.nan, kind)
+        kind = values.dtype if values.dtype.kind in "fO" else np.dtype(np.float64)
+        found = np.full((len(lengths), width), np.nan if kind.kind == "f" else b"", kind)
         found[np.arange(width) < lengths[:, None]] = values
     return found[:, 0] if width == 1 else found

@@ -55,7 +55,7 @@ def serve(orders: BinaryIO, answers: BinaryIO) -> None:
         for name, path in order.get("load", {}).items():
             try:
                 models[name] = TFLiteModel(Path(path))
-                _answer(answers, {"inputs": _try(models[name])})
+                _answer(answers, {"inputs": _try(models[name]), "outputs": sorted(models[name].outputs)})
             except _ERRORS as error:
                 _answer(answers, {"error": _said(error)})
         for name in order.get("predict", ()):

@@ -1,4 +1,4 @@
-"""Predicting with TFLite files in a process of their own, so that one that crashes or hangs costs only itself.
+"""Predicting with TFLite files in a process of their own, so that one that crashes costs only itself.
 
 The process loads all files and is given batches of rows. The file that takes it down, or takes too long, is
 named and has failed; a new process goes on with the others, and the batch loses nothing. The process's side
@@ -47,6 +47,7 @@ class Predictor:
 
     Args:
       paths: By name, the files. Where two take a feature differently, the one that comes first is right.
+      outputs: Names that each file's outputs must have among them.
       batch_size: Rows per invocation.
       timeout_seconds: A file may take so long to load, or to predict with the rows of one call.
 
@@ -54,8 +55,16 @@ class Predictor:
       failures: By name, why a file has failed; it only grows.
     """
 
-    def __init__(self, paths: Mapping[str, Path], *, batch_size: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        *,
+        outputs: Sequence[str] = (),
+        batch_size: int,
+        timeout_seconds: float,
+    ) -> None:
         self.failures: dict[str, str] = {}
+        self._outputs = tuple(outputs)
         self._paths, self._batch_size, self._timeout_seconds = dict(paths), batch_size, timeout_seconds
         self._inputs: dict[str, dict[str, tuple[Any, tuple[int, ...]]]] = {}
         self._features: dict[str, tuple[Any, tuple[int, ...]]] | None = None
@@ -128,6 +137,11 @@ class Predictor:
             for name, head, _ in self._process.answers(self.names, self._timeout_seconds):
                 if "error" in head:
                     self.failures[name] = head["error"]
+                elif absent := sorted(set(self._outputs) - set(head["outputs"])):
+                    self.failures[name] = (
+                        f"It has no output {', '.join(map(repr, absent))}; it has "
+                        f"{', '.join(map(repr, head['outputs']))}."
+                    )
                 else:
                     self._inputs[name] = {
                         feature: (np.bytes_ if dtype == "S" else np.dtype(dtype), tuple(shape))
@@ -184,10 +198,10 @@ class _Process:
     """The pipes to and from one process."""
 
     def __init__(self) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         path = [os.path.abspath(entry) for entry in sys.path]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, *path],
+            [sys.executable, "-S", "-c", _START, *path],  # what `site` would add is in the path
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
