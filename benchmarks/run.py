@@ -258,12 +258,15 @@ SECTIONS: dict[str, Callable[[], None]] = {
     "reduce": reduce,
     "reduce-scalars": reduce_scalars,
     "reduce-scale": reduce_scale,
+    "evaluate": section_of("evaluation", "evaluate"),
+    "evaluate-memory": section_of("evaluation", "memory"),
     **{f"pruning-{name}": section_of("pruning", name) for name in _PRUNING},
     **{f"quantization-{name}": section_of("quantization", name) for name in _QUANTIZATION},
 }
 ONLY_BY_NAME = {
     "reduce-scalars",
     "reduce-scale",
+    "evaluate-memory",
     "quantization-mnist",
     *(f"pruning-{name}" for name in _PRUNING if name != "overhead"),
 }

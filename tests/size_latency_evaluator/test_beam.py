@@ -1,4 +1,4 @@
-"""The pipeline's tallies are those of all rows at once, whatever the shards, the workers and the broken files."""
+"""The tallies are those of all rows at once, whatever the shards, the workers and the broken files."""
 
 import os
 import re
@@ -296,7 +296,8 @@ def slow(self, number, rows):
         time.sleep(60)
     add(self, number, rows)
 beam.Sample.add = slow
-test_beam.predict({{"a": Path({str(paths["a"])!r})}}, {pattern!r}, Path({str(tmp_path)!r}), test_beam.settings())
+paths = {{"a": Path({str(paths["a"])!r})}}
+test_beam.predict(paths, {pattern!r}, Path({str(tmp_path)!r}), test_beam.settings())
 """
     run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
