@@ -173,7 +173,7 @@ def write_rows(folder: Path, rows: int) -> None:
 
 
 def with_ours(folder: Path, rows: int, copies: int = 1) -> Callable[[], tuple[float, float]]:
-    """Returns what evaluates with our pipeline: the file, and others that differ from it in a weight."""
+    """Returns what evaluates with our pipeline the file, under so many names."""
     import apache_beam
 
     from tfx_mobile.size_latency_evaluator import beam
@@ -208,19 +208,18 @@ def with_bare_interpreter(folder: Path, rows: int, copies: int = 1) -> Callable[
 
     def predict() -> Any:
         interpreter = litert.Interpreter(model_content=content, num_threads=1)
-        inputs = interpreter.get_signature_list()["serving_default"]["inputs"]
-        runner = interpreter._get_full_signature_list()["serving_default"]["inputs"]
-        assert sorted(inputs) == sorted(runner)
+        inputs = {one["name"].split(":")[0]: one["index"] for one in interpreter.get_input_details()}
         output = interpreter.get_output_details()[0]["index"]
         found, size = [], 0
         for begin in range(0, rows, BARE_BATCH):
             if (here := min(BARE_BATCH, rows - begin)) != size:
                 size = here
-                for index in runner.values():
+                for index in inputs.values():
                     interpreter.resize_tensor_input(index, [size, 1])
                 interpreter.allocate_tensors()
-            for name, index in runner.items():
-                interpreter.set_tensor(index, columns[name][begin : begin + size])
+            for name, index in inputs.items():
+                column = columns[name.removeprefix("serving_default_")]
+                interpreter.set_tensor(index, column[begin : begin + size])
             interpreter.invoke()
             found.append(interpreter.get_tensor(output))
         return np.concatenate(found)[:, 0]
@@ -253,18 +252,16 @@ def with_tfma(folder: Path, rows: int) -> Callable[[], tuple[float, float]]:
     def call() -> tuple[float, float]:
         with tempfile.TemporaryDirectory() as target:
             found = tfma.run_model_analysis(
-                eval_shared_model=tfma.default_eval_shared_model(
-                    str(folder / "files"), eval_config=config, model_type="tf_lite"
-                ),
+                eval_shared_model=tfma.default_eval_shared_model(str(folder / "files"), eval_config=config),
                 eval_config=config,
                 data_location=str(folder / f"rows-{rows}" / "*"),
                 file_format="tfrecords",
                 output_path=target,
             )
         metrics = found.get_metrics_for_slice()
-        return tuple(
-            metrics[name]["doubleValue"] for name in ("root_mean_squared_error", "mean_absolute_error")
-        )
+        names = ("root_mean_squared_error", "mean_absolute_error")
+        rmse, mae = (float(metrics[name]["doubleValue"]) for name in names)
+        return rmse, mae
 
     return call
 
