@@ -166,6 +166,53 @@ def test_a_sample_merged_in_any_order_is_that_of_all_rows() -> None:
     assert len(set(whole.columns()["x"].tolist())) == 7
 
 
+def test_more_processes_change_no_bit(
+    tiny: Any, runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tfx_mobile.size_latency_evaluator import beam
+
+    pattern = write_shards(tmp_path / "rows", {**tiny.columns, "fare": tiny.labels}, 1)
+    paths = write_files(tmp_path / "files", {name: tiny.contents[name] for name in NAMES})
+    monkeypatch.setattr(beam, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(beam, "_processes_per_worker", lambda options: 3)
+    monkeypatch.setattr("tfx_mobile.size_latency_evaluator.examples._MAX_READ_ROWS", 64)
+    started: list[Any] = []
+    init = beam._Crew.__init__
+    monkeypatch.setattr(beam._Crew, "__init__", lambda self, *args: started.append(self) or init(self, *args))
+
+    found = predict(paths, pattern, tmp_path, settings())
+
+    assert [crew.size for crew in started] == [3]
+    assert found.failures == runs["one file"].failures
+    for name in ("s0-float32", "s0-int8"):
+        value = found.accuracy.value("rmse", name)
+        # The tally gets 7 batches instead of 1, each added up by itself.
+        assert value == pytest.approx(runs["one file"].accuracy.value("rmse", name), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "processes"),
+    [
+        ([], 6),
+        (["--direct_num_workers=2"], 3),
+        (["--direct_num_workers=0"], 1),
+        (["--direct_num_workers=9"], 1),
+        (["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"], 6),
+        (["--runner=FlinkRunner"], 1),
+    ],
+)
+def test_local_workers_share_the_cores(
+    arguments: list[str], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from tfx_mobile.size_latency_evaluator import beam
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+
+    assert beam._processes_per_worker(PipelineOptions(arguments)) == processes
+
+
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_a_bad_label_is_counted_over_all_files(tiny: Any, tmp_path: Path, num_shards: int) -> None:
     labels = tiny.labels.copy()

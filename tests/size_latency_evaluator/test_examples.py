@@ -204,7 +204,8 @@ def test_what_slices_need_has_marks_where_files_get_fillers(tmp_path: Path) -> N
     found = read(write(tmp_path / "rows.gz", rows), columns=("miles", "company", "zone", "stops", "none"))
 
     np.testing.assert_array_equal(found["extra"]["miles"], [1.5, NAN])
-    assert found["extra"]["company"] == [b"Sun", b""]
+    assert found["extra"]["company"] == [b"Sun", None]
+    assert found["extra"]["none"] == [None, None]
     np.testing.assert_array_equal(found["extra"]["zone"], [4.0, NAN])
     np.testing.assert_array_equal(found["extra"]["stops"], [[1.0, 2.0], [NAN, NAN]])
     assert found["columns"]["miles"] == [[1.5], [0.0]]

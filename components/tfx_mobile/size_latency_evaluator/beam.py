@@ -2,19 +2,22 @@
 
 An element is one of the split's files, cut into batches that do not depend on the workers; it gives one
 `Found`, and these are merged in the order of the files: so the result does not depend on the workers either.
-Each worker runs the TFLite files in a process beside it (predictor.py), which predicts with one batch while
+Each worker runs the TFLite files in processes beside it (predictor.py), which predict with one batch while
 the next one is read. The result comes back through a file that is there whole or not at all. Rows or files
 that cannot be used do not fail the pipeline: they are counted, and the caller is told. Judges nothing.
 """
 
 import collections
 import contextlib
+import os
 import pickle
+import queue
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from tfx.dsl.io import fileio
 
 from tfx_mobile.common.errors import DataError
@@ -29,12 +33,11 @@ from tfx_mobile.common.hashing import mix
 from tfx_mobile.size_latency_evaluator.accuracy import Accuracy, Batch, Tally
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig
 from tfx_mobile.size_latency_evaluator.examples import Census, Look, Reader, Rows, Wanted, first_look
-from tfx_mobile.size_latency_evaluator.predictor import Outputs, Predictor
+from tfx_mobile.size_latency_evaluator.predictor import Features, Outputs, Predictor
 
-_MAX_CARRIED_BYTES = (
-    1 << 18
-)  # of all files together, which Beam compresses slowly; larger ones are read in place
-_MAX_WAITING = 2  # batches being predicted with while the next one is read
+_MAX_CARRIED_BYTES = 1 << 18  # of all files together: Beam compresses them slowly
+_SLOW_SECONDS = 0.25  # for what is read at once: as long as a process takes to start
+_LOCAL_RUNNERS = ("DirectRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner", "FnApiRunner")
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -66,6 +69,7 @@ class Job:
       config: The evaluation.
       wanted: What is read.
       look: What the first rows were like.
+      num_processes: That a worker may start to predict.
     """
 
     key: str
@@ -73,6 +77,7 @@ class Job:
     config: EvaluatorConfig
     wanted: Wanted
     look: Look
+    num_processes: int
 
 
 class Sample:
@@ -137,8 +142,7 @@ class Found:
         self.sample.merge(other.sample)
         self.census.merge(other.census)
         self.takes |= other.takes
-        for name, reason in other.failures.items():
-            self.failures[name] = min(self.failures.get(name, reason), reason)
+        _merge_reasons(self.failures, other.failures)
         if other.refused is not None:
             self.refused = min(self.refused or other.refused, other.refused)
 
@@ -176,8 +180,9 @@ def predict(
     key, target = uuid.uuid4().hex, f"{folder}/predictions-{uuid.uuid4().hex}"
     with _ahead_of_time(key, paths, config):
         look = first_look(patterns, wanted)
-        job = Job(key, _carried(paths), config, wanted, look)
-        with make_pipeline() as pipeline:
+        pipeline = make_pipeline()
+        job = Job(key, _carried(paths), config, wanted, look, _processes_per_worker(pipeline.options))
+        with pipeline:
             _ = pipeline | PredictSplit(job) | "Keep" >> beam.Map(_save, target)
     with fileio.open(target, "rb") as stream:
         found: Found = pickle.loads(stream.read())
@@ -226,46 +231,118 @@ class PredictSplit(beam.PTransform):
 
 
 class _PredictFiles(beam.DoFn):
-    _predictor: Predictor
-
     def __init__(self, job: Job) -> None:
         self._job = job
 
     def setup(self) -> None:
         job, self._owned = self._job, contextlib.ExitStack()
-        waiting = _IDLE.take(job.key)
-        if waiting is None:
-            folder = self._owned.enter_context(tempfile.TemporaryDirectory(prefix="tfx_mobile_predict_"))
-            waiting = _predictor(_local(job.files, Path(folder)), job.config)
-        self._predictor = waiting
-        self._owned.callback(self._predictor.close)
-        self._thread = self._owned.enter_context(ThreadPoolExecutor(1))
+        folder = self._owned.enter_context(tempfile.TemporaryDirectory(prefix="tfx_mobile_predict_"))
+        paths = _local(job.files, Path(folder))
+        first = _IDLE.take(job.key) or _predictor(paths, job.config)
+        self._crew = _Crew(first, lambda: _predictor(paths, job.config), job.num_processes)
+        self._owned.callback(self._crew.close)
+        self._widths: dict[str, dict[str, int]] = {}
 
     def process(self, element: tuple[int, str]) -> Iterator[tuple[None, tuple[int, Found]]]:
         (number, path), job = element, self._job
-        reader = Reader(job.wanted, self._predictor.features(), job.look, job.config.batch_size)
+        reader = Reader(job.wanted, self._crew.features(), job.look, job.config.batch_size)
         found = Found(Tally(job.config, tuple(job.files)), Sample(job.config.latency.num_rows), reader.census)
         waiting: collections.deque[tuple[Rows, Future[dict[str, Outputs]]]] = collections.deque()
 
         def tally(num_left: int) -> None:
             while len(waiting) > num_left:
                 rows, predictions = waiting.popleft()
-                found.tally.add(_batch(rows, predictions.result(), tuple(job.files)))
+                found.tally.add(self._batch(rows, predictions.result()))
 
         try:
             for rows in reader.read(path):
                 found.sample.add(number, rows)
-                waiting.append((rows, self._thread.submit(self._predictor.predict, rows.columns)))
-                tally(_MAX_WAITING)
+                waiting.append((rows, self._crew.submit(rows.columns)))
+                tally(self._crew.size + 1)
+            tally(0)
         except DataError as error:
             found.refused = (number, str(error))
-        tally(0)
-        found.failures = dict(self._predictor.failures)
-        found.takes = {name: self._predictor.takes(name) for name in job.files}
+            wait([one for _, one in waiting])
+        found.failures = self._crew.failures()
+        found.takes = {name: self._crew.takes(name) for name in job.files}
         yield None, (number, found)
 
     def teardown(self) -> None:
         self._owned.close()
+
+    def _batch(self, rows: Rows, predictions: Mapping[str, Outputs]) -> Batch:
+        """Returns the rows with each file's predictions; NaN for one that has failed."""
+        found: dict[str, Mapping[str, npt.NDArray[np.float32]]] = {}
+        for name in self._job.files:
+            outputs = predictions.get(name)
+            if outputs is None:
+                like = {output: values.shape[1] for output, values in rows.labels.items()}
+                widths = self._widths.get(name, like)
+                outputs = {o: np.full((len(rows), width), np.nan, np.float32) for o, width in widths.items()}
+            elif list(rows.labels) == [""]:
+                outputs = {"": np.concatenate([outputs[output] for output in sorted(outputs)], axis=1)}
+            self._widths[name] = {output: values.shape[1] for output, values in outputs.items()}
+            found[name] = outputs
+        return Batch(rows.labels, found, rows.extra, rows.weights)
+
+
+class _Crew:
+    """Predictors with the same files: one, and more where predicting takes longer than starting another.
+
+    Args:
+      first: One of them.
+      start: Returns another one.
+      max_size: At most so many.
+    """
+
+    def __init__(self, first: Predictor, start: Callable[[], Predictor], max_size: int) -> None:
+        self._first, self._start, self._max_size = first, start, max_size
+        self._all, self._is_slow = [first], False
+        self._idle: queue.SimpleQueue[Predictor] = queue.SimpleQueue()
+        self._idle.put(first)
+        self._threads = ThreadPoolExecutor(max_size)
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self._all)
+
+    def features(self) -> Features:
+        """Returns what the files take."""
+        return self._first.features()
+
+    def takes(self, name: str) -> tuple[str, ...]:
+        """Returns the features that a file takes."""
+        return self._first.takes(name)
+
+    def failures(self) -> dict[str, str]:
+        """Returns why files have failed, in any of them."""
+        found: dict[str, str] = {}
+        for predictor in self._all:
+            _merge_reasons(found, predictor.failures)
+        return found
+
+    def submit(self, columns: Mapping[str, npt.NDArray[Any]]) -> Future[dict[str, Outputs]]:
+        """Begins to predict."""
+        if self._is_slow and self.size < self._max_size:
+            self._all.append(self._start())
+            self._idle.put(self._all[-1])
+        return self._threads.submit(self._predict, columns)
+
+    def close(self) -> None:
+        """Ends all of them."""
+        self._threads.shutdown()
+        for predictor in self._all:
+            predictor.close()
+
+    def _predict(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, Outputs]:
+        predictor = self._idle.get()
+        begin = time.monotonic()
+        try:
+            return predictor.predict(columns)
+        finally:
+            self._is_slow |= time.monotonic() - begin > _SLOW_SECONDS
+            self._idle.put(predictor)
 
 
 class _Idle:
@@ -298,6 +375,20 @@ def _ahead_of_time(key: str, paths: Mapping[str, Path], config: EvaluatorConfig)
         mine.close()
 
 
+def _merge_reasons(reasons: dict[str, str], others: Mapping[str, str]) -> None:
+    for name, reason in others.items():
+        reasons[name] = min(reasons.get(name, reason), reason)
+
+
+def _processes_per_worker(options: PipelineOptions) -> int:
+    """Returns how many processes a worker may have: its share of this machine's cores, if it runs here."""
+    runner = options.view_as(StandardOptions).runner or "DirectRunner"
+    if runner.rpartition(".")[2] not in _LOCAL_RUNNERS:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // (options.view_as(DirectOptions).direct_num_workers or cores))
+
+
 def _predictor(paths: Mapping[str, Path], config: EvaluatorConfig) -> Predictor:
     return Predictor(
         paths,
@@ -305,22 +396,6 @@ def _predictor(paths: Mapping[str, Path], config: EvaluatorConfig) -> Predictor:
         batch_size=config.batch_size,
         timeout_seconds=config.prediction_timeout_seconds,
     )
-
-
-def _batch(rows: Rows, predictions: Mapping[str, Outputs], files: Sequence[str]) -> Batch:
-    """Returns the rows with each file's predictions; NaN for one that has failed."""
-    found: dict[str, Mapping[str, npt.NDArray[np.float32]]] = {}
-    for name in files:
-        if name not in predictions:
-            found[name] = {
-                output: np.full(values.shape, np.nan, np.float32) for output, values in rows.labels.items()
-            }
-        elif list(rows.labels) == [""]:
-            outputs = predictions[name]
-            found[name] = {"": np.concatenate([outputs[output] for output in sorted(outputs)], axis=1)}
-        else:
-            found[name] = predictions[name]
-    return Batch(rows.labels, found, rows.extra, rows.weights)
 
 
 def _carried(paths: Mapping[str, Path]) -> dict[str, bytes | str]:

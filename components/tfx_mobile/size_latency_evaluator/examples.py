@@ -77,7 +77,8 @@ class Rows:
       columns: By feature that files take, shape (rows, *row_shape).
       labels: By output, shape (rows, width), finite.
       weights: Shape (rows,), finite, >= 0; None without weights.
-      extra: By feature that slices need, shape (rows,) or (rows, width); NaN or b"" is a missing value.
+      extra: By feature that slices need, shape (rows,) or (rows, width); a missing number is NaN, any other
+        missing value None.
     """
 
     first: int
@@ -430,12 +431,16 @@ def _filled(
 
 
 def _marked(values: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Returns the values by row, shape (rows,) or (rows, width); NaN or b"" where a row has fewer."""
+    """Returns the values by row, shape (rows,) or (rows, width); NaN or None where a row has fewer.
+
+    Without any value nobody knows whether they would be numbers: None, then.
+    """
     width = max(1, int(lengths.max(initial=0)))
     if (lengths == width).all():
         found = values.reshape(-1, width)
     else:
-        kind = values.dtype if values.dtype.kind in "fO" else np.dtype(np.float64)
-        found = np.full((len(lengths), width), np.nan if kind.kind == "f" else b"", kind)
+        is_text = values.dtype == object or not len(values)
+        kind: Any = object if is_text else values.dtype if values.dtype.kind == "f" else np.float64
+        found = np.full((len(lengths), width), None if is_text else np.nan, kind)
         found[np.arange(width) < lengths[:, None]] = values
     return found[:, 0] if width == 1 else found
