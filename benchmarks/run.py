@@ -261,6 +261,8 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "reduce-scale": reduce_scale,
     "gate": section_of("latency", "gate"),
     "latency-tool": section_of("latency", "tool"),
+    "evaluate": section_of("evaluation", "evaluate"),
+    "evaluate-memory": section_of("evaluation", "memory"),
     **{f"pruning-{name}": section_of("pruning", name) for name in _PRUNING},
     **{f"quantization-{name}": section_of("quantization", name) for name in _QUANTIZATION},
 }
@@ -269,6 +271,7 @@ ONLY_BY_NAME = {
     *COUNTED,
     "reduce-scalars",
     "reduce-scale",
+    "evaluate-memory",
     "quantization-mnist",
     *(f"pruning-{name}" for name in _PRUNING if name != "overhead"),
 }

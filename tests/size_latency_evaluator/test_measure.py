@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from tfx_mobile.size_latency_evaluator.config import (
     Slice,
 )
 from tfx_mobile.size_latency_evaluator.evaluation import Evaluation, Status
-from tfx_mobile.size_latency_evaluator.examples import Features, Rows, read_rows
 
 pytestmark = pytest.mark.pipeline
 
@@ -34,9 +33,18 @@ QUICK = LatencyConfig(processes=(2,), seconds_per_process=0.05, min_calls=7, num
 EASY = SizeGate(max_bytes=10**9)
 
 
-def reader(tiny: Any) -> Callable[[Features], Rows]:
-    return lambda features: read_rows(
-        [str(tiny.examples / "Split-eval" / "*")], features, label_key="fare", split="eval", batch_size=64
+def predictor(tiny: Any, config: EvaluatorConfig, folder: Path) -> Callable[[Mapping[str, Path]], Any]:
+    import apache_beam
+
+    from tfx_mobile.size_latency_evaluator import beam
+
+    return lambda paths: beam.predict(
+        paths,
+        config,
+        patterns=[str(tiny.examples / "Split-eval" / "*")],
+        missing={},
+        make_pipeline=lambda: apache_beam.Pipeline(argv=[]),
+        folder=str(folder),
     )
 
 
@@ -46,7 +54,7 @@ def evaluate(tiny: Any, folder: Path, names: list[str], *gates: Gate, **settings
     return measure.evaluate(
         tiny.candidate_folder(folder / "candidates", names),
         config,
-        reader(tiny),
+        predictor(tiny, config, folder),
         baseline=evaluated["baseline"],
         first_release=evaluated["first_release"],
     )
@@ -218,7 +226,9 @@ def test_without_a_reference_that_runs_relative_gates_let_nothing_through(
     folder = tiny.candidate_folder(tmp_path / "candidates", names, reference=reference)
     gates = (SizeGate(max_ratio=100.0), LatencyGate(max_ratio=100.0))
 
-    found = measure.evaluate(folder, EvaluatorConfig("fare", gates, latency=QUICK), reader(tiny))
+    config = EvaluatorConfig("fare", gates, latency=QUICK)
+
+    found = measure.evaluate(folder, config, predictor(tiny, config, tmp_path))
 
     assert (found.blessed, found.chosen) == (False, "s0-int8")
     assert "is not comparable at" in found.reason
@@ -229,7 +239,7 @@ def test_no_file_at_all_is_not_blessed_and_an_override_does_not_help(tiny: Any, 
     CandidateSet((failed,), "s0-float32", True, None).write(tmp_path)
     config = EvaluatorConfig("fare", (EASY,), latency=QUICK, override=Override("Ada", "now", "2026-01-31"))
 
-    found = measure.evaluate(tmp_path, config, reader(tiny))
+    found = measure.evaluate(tmp_path, config, predictor(tiny, config, tmp_path))
 
     assert (found.blessed, found.chosen, found.overridden) == (False, "", False)
     assert "The converter refused op 'X'." in found.candidates[0].failure

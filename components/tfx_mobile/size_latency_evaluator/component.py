@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfx import types
-from tfx.dsl.components.base import base_component, executor_spec
+from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from tfx_mobile.common import artifacts, fingerprint
@@ -50,12 +50,15 @@ class SizeLatencyEvaluatorSpec(types.ComponentSpec):
     }
 
 
-class SizeLatencyEvaluator(base_component.BaseComponent):
+class SizeLatencyEvaluator(base_beam_component.BaseBeamComponent):
     """Measures TFLite candidates as phones run them, judges them against gates and chooses one.
 
     Outputs: `model` (the chosen file as Format-Serving/tflite), `blessing` (read by the stock Pusher) and
     `evaluation` (evaluation.json and index.html). When no candidate passes, `model` holds the best one and
     the blessing says no.
+
+    Predicting is a Beam pipeline, on any runner by `with_beam_pipeline_args` or the pipeline's own arguments;
+    latency is measured where the component runs.
 
     Args:
       candidates: A ModelCandidates channel, from Quantizer.
@@ -87,7 +90,7 @@ class SizeLatencyEvaluator(base_component.BaseComponent):
     """
 
     SPEC_CLASS = SizeLatencyEvaluatorSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
 
     def __init__(
         self,

@@ -3,28 +3,29 @@
 import dataclasses
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tfx import types
 from tfx.components.evaluator import constants
-from tfx.dsl.components.base import base_executor
+from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from tfx_mobile.common import artifacts, candidates, files, jsonable, tflite_metadata
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.size_latency_evaluator import beam as evaluator_beam
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
 from tfx_mobile.size_latency_evaluator import measure, page, provenance, stamp, summary
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig
 from tfx_mobile.size_latency_evaluator.evaluation import Evaluation, Release
-from tfx_mobile.size_latency_evaluator.examples import Features, Rows, read_rows
 
 UPSTREAM_KEY = "needs_upstream_blessing"
 
 
-class Executor(base_executor.BaseExecutor):
-    """Evaluates the candidates and writes model, blessing and evaluation."""
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Evaluates the candidates, predicting on Beam, and writes model, blessing and evaluation."""
 
     def Do(  # noqa: N802 - TFX's name
         self,
@@ -52,21 +53,21 @@ class Executor(base_executor.BaseExecutor):
 
         missing = _missing_values(Path(source.uri))
 
-        def rows(features: Features) -> Rows:
-            return read_rows(
-                patterns,
-                features,
-                label_key=config.label_key,
-                split=config.eval_split,
-                batch_size=config.batch_size,
+        def predict(paths: Mapping[str, Path]) -> evaluator_beam.Predictions:
+            return evaluator_beam.predict(
+                paths,
+                config,
+                patterns=patterns,
                 missing=missing,
+                make_pipeline=self._make_beam_pipeline,
+                folder=self._get_tmp_dir(),
             )
 
         with tempfile.TemporaryDirectory(prefix="tfx_mobile_baseline_") as work:
             found = measure.evaluate(
                 Path(source.uri),
                 config,
-                rows,
+                predict,
                 baseline=stamp.unstamped_file(_tflite(baseline), Path(work)) if baseline else None,
                 first_release=baseline is None,
             )

@@ -8,19 +8,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tfx_mobile.common import candidates as candidate_files
 from tfx_mobile.common import inspection
 from tfx_mobile.common.errors import DataError
-from tfx_mobile.size_latency_evaluator import core, isolation, latency, prediction_worker
-from tfx_mobile.size_latency_evaluator.accuracy import Accuracy, Batch, Tally
+from tfx_mobile.size_latency_evaluator import core, latency
+from tfx_mobile.size_latency_evaluator.accuracy import Accuracy
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig, LatencyGate
 from tfx_mobile.size_latency_evaluator.core import Footprint, Measured, Rivals
 from tfx_mobile.size_latency_evaluator.evaluation import (
@@ -32,12 +30,11 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     WeightResult,
 )
 
-if TYPE_CHECKING:  # examples.py needs TensorFlow, this module does not
-    from tfx_mobile.size_latency_evaluator.examples import Features, Rows
+if TYPE_CHECKING:  # beam.py needs TensorFlow and Beam, this module does not
+    from tfx_mobile.size_latency_evaluator.beam import Predictions
 
 BASELINE = "baseline"
 _LOGGER = logging.getLogger(__name__)
-_PREDICTION_WORKER = "tfx_mobile.size_latency_evaluator.prediction_worker"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +49,7 @@ class _Files:
 def evaluate(
     folder: Path,
     config: EvaluatorConfig,
-    read_rows: Callable[[Features], Rows],
+    predict: Callable[[Mapping[str, Path]], Predictions],
     *,
     baseline: Path | None = None,
     first_release: bool = False,
@@ -62,7 +59,8 @@ def evaluate(
     Args:
       folder: As `common/candidates.py` describes it.
       config: What is asked.
-      read_rows: Returns the evaluation rows with the features that the files take.
+      predict: Returns what the files say about the evaluation rows; the first file is right where others
+        take a feature differently.
       baseline: The file phones run today; it may be missing or broken, which fails the gates that need it.
       first_release: Nothing was released yet, so that gates against the baseline are waived.
 
@@ -81,15 +79,14 @@ def evaluate(
     else:
         key = ""
     files = _distinct(paths)
-    with tempfile.TemporaryDirectory(prefix="tfx_mobile_evaluate_") as work:
-        rows, unusable = _prepare(files, found.reference, read_rows, config, Path(work))
-        failures |= unusable
-        accuracy, useless = _predict(files, failures, found.reference, rows, config, Path(work))
-        failures |= useless
-    measured = _measured(files, failures, accuracy, found)
+    predictions, useless = _predict(files, found.reference, config, predict)
+    failures |= useless
+    measured = _measured(files, failures, predictions.accuracy, found)
     if key and key not in measured:
         measured[key] = Measured(key, failure=failures[key])
-    measured, machine = _time(measured, files, rows, found.reference, key, first_release, config)
+    measured, machine = _time(
+        measured, files, predictions.columns, found.reference, key, first_release, config
+    )
     rivals = _rivals(measured, found.reference, key, first_release)
     results = tuple(_judged(measured[c.name], c, rivals, config) for c in found.candidates)
     choice = core.choose(
@@ -107,7 +104,7 @@ def evaluate(
         override=config.override,
         label_key=config.label_key,
         eval_split=config.eval_split,
-        eval_rows=len(rows.labels),
+        eval_rows=predictions.rows,
         metrics=tuple(ReportedMetric(m.value, m.higher_is_better) for m in config.all_metrics()),
         gates=config.gates,
         objective=config.objective,
@@ -133,107 +130,27 @@ def _distinct(paths: Mapping[str, Path]) -> _Files:
     return _Files({name: paths[name] for name in first.values()}, contents, same_as)
 
 
-def _prepare(
-    files: _Files,
-    reference: str,
-    read_rows: Callable[[Features], Rows],
-    config: EvaluatorConfig,
-    work: Path,
-) -> tuple[Rows, dict[str, str]]:
-    """Reads the rows as the files want them; returns also which distinct files cannot take them and why."""
-    outcome = isolation.run_worker(
-        _PREDICTION_WORKER,
-        files.paths,
-        {"task": "inspect"},
-        folder=work,
-        timeout_seconds=config.prediction_timeout_seconds,
-    )
-    failures = dict(outcome.failures)
-    taken: dict[str, dict[str, tuple[Any, tuple[int, ...]]]] = {
-        name: {
-            feature: (np.bytes_ if dtype == "S" else np.dtype(dtype), tuple(shape))
-            for feature, (dtype, shape) in value["inputs"].items()
-        }
-        for name, value in outcome.values.items()
-    }
-    features: dict[str, tuple[Any, tuple[int, ...]]] = {}
-    for name in sorted(taken, key=lambda name: files.same_as.get(reference) != name):
-        for feature, (dtype, shape) in taken[name].items():
-            known_dtype, known_shape = features.get(feature, (dtype, shape))
-            if known_shape != shape or (known_dtype is np.bytes_) != (dtype is np.bytes_):
-                failures[name] = (
-                    f"It takes feature {feature!r} as {np.dtype(dtype)} {list(shape)}, others as "
-                    f"{np.dtype(known_dtype)} {list(known_shape)}."
-                )
-                break
-            features[feature] = (
-                dtype if dtype is np.bytes_ else np.result_type(known_dtype, dtype),
-                shape,
-            )
-    rows = read_rows(features)
-    for name, inputs in taken.items():
-        if absent := sorted(set(inputs) - set(rows.columns)):
-            failures.setdefault(
-                name,
-                f"It takes {', '.join(map(repr, absent))}, which no row of split {config.eval_split!r} has.",
-            )
-    return rows, failures
-
-
 def _predict(
     files: _Files,
-    failures: Mapping[str, str],
     reference: str,
-    rows: Rows,
     config: EvaluatorConfig,
-    work: Path,
-) -> tuple[Accuracy | None, dict[str, str]]:
-    """Returns the accuracy of the distinct files that predict, and why the others are of no use."""
-    paths = {name: path for name, path in files.paths.items() if name not in failures}
-    if not paths:
-        return None, {}
-    columns = work / "rows.npz"
-    prediction_worker.save_columns(columns, rows.columns)
-    outcome = isolation.run_worker(
-        _PREDICTION_WORKER,
-        paths,
-        {"task": "predict", "rows": str(columns), "folder": str(work), "batch_size": config.batch_size},
-        folder=work,
-        timeout_seconds=config.prediction_timeout_seconds,
-    )
-    useless = dict(outcome.failures)
-    # The worker numbers its files anew at each try, so the name of the array comes from its result.
-    predictions: dict[str, npt.NDArray[np.float32]] = {
-        name: np.load(path, allow_pickle=False) for name, path in outcome.values.items()
-    }
-    tally = Tally(config, list(predictions))
-    tally.add(
-        Batch(
-            labels={"": rows.labels},
-            predictions={name: {"": found} for name, found in predictions.items()},
-            columns={name: rows.columns[name] for name in config.needed_features() if name in rows.columns},
-            weights=_weights(rows, config.sample_weight_key),
-        )
-    )
-    accuracy = tally.result()
-    for name in predictions:
-        if reason := accuracy.failure(name, reference=files.same_as.get(reference, "")):
+    predict: Callable[[Mapping[str, Path]], Predictions],
+) -> tuple[Predictions, dict[str, str]]:
+    """Returns what was predicted with the distinct files, and why some are of no use."""
+    first = files.same_as.get(reference, "")
+    order = sorted(files.paths, key=lambda name: name != first)
+    found = predict({name: files.paths[name] for name in order})
+    useless = dict(found.failures)
+    for name in order:
+        if reason := useless.get(name) or found.accuracy.failure(name, reference=first):
             useless[name] = reason
-    return accuracy, useless
-
-
-def _weights(rows: Rows, key: str) -> npt.NDArray[np.float64] | None:
-    if not key:
-        return None
-    if key not in rows.columns:
-        raise DataError(f"sample_weight_key must be a feature that was read; got {key!r}.")
-    return np.asarray(rows.columns[key], np.float64).reshape(len(rows.labels), -1)[:, 0]
+    return found, useless
 
 
 def _measured(
     files: _Files,
     failures: Mapping[str, str],
-    accuracy: Accuracy | None,
+    accuracy: Accuracy,
     found: candidate_files.CandidateSet,
 ) -> dict[str, Measured]:
     measured = {c.name: Measured(c.name, failure=failures[c.name]) for c in found.candidates if c.failure}
@@ -258,7 +175,7 @@ def _rivals(measured: Mapping[str, Measured], reference: str, key: str, first_re
 def _time(
     measured: dict[str, Measured],
     files: _Files,
-    rows: Rows,
+    columns: Mapping[str, npt.NDArray[Any]],
     reference: str,
     key: str,
     first_release: bool,
@@ -293,7 +210,7 @@ def _time(
     runnable = {name: path for name, path in files.paths.items() if not measured[name].failure}
     run = latency.measure(
         runnable,
-        rows.columns,
+        columns,
         config.latency,
         always=[files.same_as[name] for name in (reference, key) if name in files.same_as],
         still_open=still_open,
