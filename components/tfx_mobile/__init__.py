@@ -74,15 +74,18 @@ _NAMES = {
         "FASTEST",
         "SMALLEST",
         "AccuracyGate",
+        "AdbTarget",
         "KerasMetric",
         "LatencyConfig",
         "LatencyGate",
+        "LocalTarget",
         "Metric",
         "Objective",
         "Override",
         "RelativeTo",
         "SizeGate",
         "Slice",
+        "SshTarget",
     ),
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
