@@ -59,7 +59,8 @@ def key(**changed: Any) -> dict[str, Any]:
 
 def longer(gate: Any) -> Any:
     """Returns the gate with its limit doubled."""
-    (name,) = [f.name for f in dataclasses.fields(gate) if isinstance(getattr(gate, f.name), (int, float))]
+    limits = [f.name for f in dataclasses.fields(gate) if f.name.startswith(("max_", "min_value"))]
+    (name,) = [name for name in limits if getattr(gate, name) is not None]
     value = getattr(gate, name)
     return dataclasses.replace(gate, **{name: value * 2 if isinstance(value, int) else value / 2})
 

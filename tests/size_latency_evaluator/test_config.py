@@ -290,8 +290,9 @@ def test_the_named_objectives_are_pure() -> None:
         "evaluation",
         "metrics",
         "latency_worker",
+        "page",
         "prediction_worker",
-        "report",
+        "summary",
     ],
 )
 def test_pure_modules_import_neither_tfx_nor_tensorflow(module: str) -> None:

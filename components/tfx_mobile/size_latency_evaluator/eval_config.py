@@ -199,9 +199,9 @@ def _metrics_spec(
             name, metric = _metric(item, output)
             named[name] = metric
             gates += _gates(metric, item, places, min_rows)
-        for name, threshold in spec.get("thresholds", {}).items():
+        for name, threshold in sorted(spec.get("thresholds", {}).items()):  # a proto's map has no order
             gates += _gates(_named(name, named), {"threshold": threshold}, places, min_rows)
-        for name, several in spec.get("per_slice_thresholds", {}).items():
+        for name, several in sorted(spec.get("per_slice_thresholds", {}).items()):
             item = {"per_slice_thresholds": several.get("thresholds", [])}
             gates += _gates(_named(name, named), item, places, min_rows)
         metrics += named.values()

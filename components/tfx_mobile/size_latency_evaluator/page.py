@@ -390,7 +390,7 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
             "none: this is the first release" if evaluation.first_release else _baseline(evaluation),
         ),
         ("sha256 of the chosen file", chosen.sha256 if chosen else ""),
-        *(evaluation.provenance or {}).items(),
+        *sorted((evaluation.provenance or {}).items()),
         ("measured on", f"{machine.target}: {machine.cpu}, {machine.cores} cores"),
         ("system", machine.system),
         ("runtime", machine.runtime),
