@@ -174,13 +174,13 @@ def _by_op(content: bytes, row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     whole = litert.Interpreter(model_content=content)
     kinds = [op["op_name"] for op in whole._get_ops_details() if op["op_name"] != "DELEGATE"]
     model = tflite_file.to_rewrite(content).replace(signature_defs=None)
-    (subgraph,) = model.get("subgraphs")
+    subgraph, *others = model.get("subgraphs")
     operators = subgraph.get("operators")
     calls = {}
     for count in range(1, len(operators) + 1):
         cut = subgraph.replace(operators=operators[:count], outputs=operators[count - 1].get("outputs"))
         part = litert.Interpreter(
-            model_content=tflite_file.write(model.replace(subgraphs=[cut])),
+            model_content=tflite_file.write(model.replace(subgraphs=[cut, *others])),
             num_threads=1,
             experimental_op_resolver_type=plain,
         )
