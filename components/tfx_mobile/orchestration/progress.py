@@ -155,7 +155,8 @@ class Progress:
     def _write_line(self, run: ComponentRun) -> None:
         place = list(self._runs).index(run.id) + 1
         width = max(map(len, self._runs))
-        line = f"[{place}/{len(self._runs)}] {run.id:{width}}  {run.state.value:{_STATE_WIDTH}}  "
+        total = str(len(self._runs))
+        line = f"[{place:{len(total)}}/{total}] {run.id:{width}}  {run.state.value:{_STATE_WIDTH}}  "
         seconds = "" if run.state in _TIMELESS else duration(run.seconds)
         # A reader that has gone away (`| head`) must not stop hours of training.
         with contextlib.suppress(OSError):
