@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import importlib.util
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -30,12 +31,14 @@ class Data:
       splits: Split name to file pattern; a single pattern named 'all' is split 2:1 by the hash of the row.
       source: How columns become features.
       name: What to call it to a reader.
+      slug: What tells models of these rows from those of others, of a-z, 0-9 and '-'; empty for the embedded.
     """
 
     folder: str
     splits: tuple[tuple[str, str], ...]
     source: Source
     name: str
+    slug: str = ""
 
 
 def chicago() -> Data:
@@ -88,7 +91,11 @@ def csv_folder(folder: Path, columns: Mapping[str, tuple[str, ...]] | None = Non
             ignored.append(path.name)
     note = f" (not used: {', '.join(ignored)})" if ignored else ""
     return Data(
-        folder=str(folder.resolve()), splits=splits, source=source, name=f"CSV files in {folder}{note}"
+        folder=str(folder.resolve()),
+        splits=splits,
+        source=source,
+        name=f"CSV files in {folder}{note}",
+        slug=re.sub("[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:32] or "csv",
     )
 
 

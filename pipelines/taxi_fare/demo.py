@@ -84,7 +84,8 @@ def run(
         console.print("Registry  nothing pushed: no candidate passed every gate", style="bold red")
         return 1
     pushed = result.outputs["RegistryPusher"]["pushed_model"][0].properties
-    _print_registry(console, registry, pushed["pushed_version"], workspace / "phone")
+    name = pipeline.model_name(source, feature_set)
+    _print_registry(console, registry, name, pushed["pushed_version"], workspace / "phone")
     return 0
 
 
@@ -177,28 +178,28 @@ def _baselines(examples: str, kept: Path) -> Baselines:
     return found
 
 
-def _print_registry(console: Console, registry: Path, version: str, cache: Path) -> None:
-    fetched = _fetch(registry, int(version), cache)
+def _print_registry(console: Console, registry: Path, name: str, version: str, cache: Path) -> None:
+    fetched = _fetch(registry, name, int(version), cache)
     console.print(
-        f"Registry  {registry}: '{pipeline.MODEL_NAME}' version {version}, "
+        f"Registry  {registry}: '{name}' version {version}, "
         f"sha256 {fetched.sha256[:16]}..., fetched and verified",
         soft_wrap=True,
     )
     console.print(
-        f"Fetch it as a phone does:\n  .venv/bin/tfx-mobile registry fetch {pipeline.MODEL_NAME} "
-        f"--from {_relative(registry)} --to {pipeline.MODEL_NAME}.tflite",
+        f"Fetch it as a phone does:\n  .venv/bin/tfx-mobile registry fetch {name} "
+        f"--from {_relative(registry)} --to {name}.tflite",
         soft_wrap=True,
     )
 
 
-def _fetch(registry: Path, version: int, cache: Path) -> Fetched:
+def _fetch(registry: Path, name: str, version: int, cache: Path) -> Fetched:
     if not (registry / "metadata").is_dir():
         raise RegistryError(
-            f"The registry must hold version {version} of '{pipeline.MODEL_NAME}', pushed by an earlier run; "
+            f"The registry must hold version {version} of '{name}', pushed by an earlier run; "
             f"{registry} is gone. Remove {registry.parent} as well to start over."
         )
     client = Client(str(registry), root=Registry(registry).root_path, cache=cache)
-    return client.fetch(pipeline.MODEL_NAME, version=version)
+    return client.fetch(name, version=version)
 
 
 def _relative(path: Path) -> Path:

@@ -33,7 +33,6 @@ from tfx_mobile.size_latency_evaluator.config import (
 )
 
 PIPELINE_NAME = "taxi-fare"
-MODEL_NAME = "taxi-fare"
 
 # What is close to linear in one another; categorical features and flags pass by.
 REDUCED = {
@@ -112,6 +111,15 @@ def create_pipeline(
     )
 
 
+def model_name(source: Data, feature_set: str) -> str:
+    """Returns the model's name in the registry: of other rows or features it is another model.
+
+    A file that takes other features is no baseline, and one of other rows no better or worse.
+    """
+    parts = (PIPELINE_NAME, source.slug, "" if feature_set == ENGINEERED else feature_set)
+    return "-".join(filter(None, parts))
+
+
 def _components(
     source: Data,
     registry: str | os.PathLike[str],
@@ -120,6 +128,7 @@ def _components(
     sparsities: Sequence[float],
     epochs: int,
 ) -> list[base_node.BaseNode]:
+    name = model_name(source, feature_set)
     example_gen = taxi_example_gen(source).with_id("ExampleGen")
     raw_examples = example_gen.outputs["examples"]
     statistics_gen = tfx.components.StatisticsGen(examples=raw_examples)
@@ -155,12 +164,12 @@ def _components(
         transform_graph=reducer.outputs["reduced_transform_graph"],
         modes=MODES,
         strip=True,
-        model_name=MODEL_NAME,
+        model_name=name,
         label=LABEL,
         label_unit="USD",
         licence="Apache-2.0",
     )
-    on_phones = RegistryModel(registry=registry, model_name=MODEL_NAME)
+    on_phones = RegistryModel(registry=registry, model_name=name)
     evaluator = SizeLatencyEvaluator(
         candidates=quantizer.outputs["candidates"],
         examples=raw_examples,
@@ -172,7 +181,7 @@ def _components(
         model=evaluator.outputs["model"],
         blessing=evaluator.outputs["blessing"],
         registry=registry,
-        model_name=MODEL_NAME,
+        model_name=name,
     )
     return [
         example_gen,

@@ -179,3 +179,21 @@ def test_the_course_rows_are_accepted_where_they_are_present(tmp_path: Path) -> 
         for name in ("taxi-train.csv", "taxi-valid.csv"):
             (course / name).write_text(GOOD)
     assert dict(data.csv_folder(course).splits) == {"train": "*train*.csv", "eval": "*valid*.csv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"), [("NYC taxi_fare!", "nyc-taxi-fare"), ("--", "csv"), ("x" * 40, "x" * 32)]
+)
+def test_a_folder_is_named_as_a_model_may_be(tmp_path: Path, name: str, slug: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "rows.csv").write_text(GOOD)
+    assert data.csv_folder(tmp_path / name).slug == slug
+
+
+@pytest.mark.pipeline
+def test_models_of_other_rows_and_other_features_are_other_models(folder: Folder) -> None:
+    from taxi_fare.pipeline import model_name
+
+    other = data.csv_folder(folder(rows=GOOD))
+    names = [model_name(source, kind) for source in (data.chicago(), other) for kind in rows.FEATURE_SETS]
+    assert names == ["taxi-fare", "taxi-fare-raw", f"taxi-fare-{other.slug}", f"taxi-fare-{other.slug}-raw"]
