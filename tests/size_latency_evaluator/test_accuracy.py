@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
+from tests.size_latency_evaluator import row_bounds
 
 from tfx_mobile.common.errors import DataError
 from tfx_mobile.size_latency_evaluator import accuracy, core, metrics
@@ -153,14 +154,17 @@ def test_bounds_are_those_of_the_rows(factor: float, spread: float) -> None:
     assert pair is not None
 
     assert pair.upper_bound(1.0, -factor) == pytest.approx(
-        core.upper_bound_of_mean(above - factor * below), rel=1e-9
+        row_bounds.upper_bound_of_mean(above - factor * below), rel=1e-9
     )
     turned = optimize.brentq(
-        lambda ratio: core.upper_bound_of_mean(above - ratio * below), 0.5, 2.0, xtol=1e-13, rtol=1e-13
+        lambda ratio: row_bounds.upper_bound_of_mean(above - ratio * below), 0.5, 2.0, xtol=1e-13, rtol=1e-13
     )
     assert pair.bounds_of_ratio()[1] == pytest.approx(turned, rel=1e-11)
     if spread > 1e-6:  # below, the formula on rows loses the digits itself
-        low, high = 1.0 / core.upper_bound_of_ratio(below, above), core.upper_bound_of_ratio(above, below)
+        low, high = (
+            1.0 / row_bounds.upper_bound_of_ratio(below, above),
+            row_bounds.upper_bound_of_ratio(above, below),
+        )
         assert pair.bounds_of_ratio() == pytest.approx((low, high), rel=1e-9)
 
 
@@ -245,7 +249,7 @@ def test_the_root_has_the_bound_of_the_delta_method() -> None:
     roots = [math.sqrt(values.mean()) for values in squares]
     linear = squares[0] / (2 * roots[0]) - squares[1] / (2 * roots[1])
 
-    expected = roots[0] - roots[1] + core.upper_bound_of_mean(linear) - linear.mean()
+    expected = roots[0] - roots[1] + row_bounds.upper_bound_of_mean(linear) - linear.mean()
 
     assert pair.values() == pytest.approx(roots)
     assert pair.upper_bound_of_difference() == pytest.approx(expected, rel=1e-9)

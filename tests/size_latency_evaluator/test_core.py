@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
+from tests.size_latency_evaluator import row_bounds
 
 from tfx_mobile.size_latency_evaluator import core
 from tfx_mobile.size_latency_evaluator.accuracy import Accuracy, Batch, Tally
@@ -306,7 +307,7 @@ def test_a_perfect_reference_is_met_only_by_a_perfect_candidate() -> None:
 def test_the_upper_bound_of_a_mean_is_the_one_sided_t_test_turned_round() -> None:
     values = np.random.default_rng(3).normal(1.0, 2.0, 37)
 
-    bound = core.upper_bound_of_mean(values)
+    bound = row_bounds.upper_bound_of_mean(values)
 
     # At the bound the one-sided test of "the mean is at least the bound" has p = 5 %.
     assert stats.ttest_1samp(values, bound, alternative="less").pvalue == pytest.approx(0.05, abs=1e-9)
@@ -314,7 +315,9 @@ def test_the_upper_bound_of_a_mean_is_the_one_sided_t_test_turned_round() -> Non
 
 def test_the_upper_bound_of_a_mean_by_hand() -> None:
     # Mean 2, standard deviation 1, n = 3, t(0.95; 2) = 2.9200 from the table.
-    assert core.upper_bound_of_mean(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 + 2.92 / 3**0.5, abs=1e-4)
+    assert row_bounds.upper_bound_of_mean(np.array([1.0, 2.0, 3.0])) == pytest.approx(
+        2 + 2.92 / 3**0.5, abs=1e-4
+    )
 
 
 def test_the_bound_of_a_ratio_is_where_the_paired_test_turns() -> None:
@@ -322,9 +325,9 @@ def test_the_bound_of_a_ratio_is_where_the_paired_test_turns() -> None:
     below = draw.gamma(1.0, 3.0, 300)
     above = below * 1.05 + draw.normal(0.0, 0.5, 300)
 
-    bound = core.upper_bound_of_ratio(above, below)
+    bound = row_bounds.upper_bound_of_ratio(above, below)
 
-    turned = optimize.brentq(lambda ratio: core.upper_bound_of_mean(above - ratio * below), 0.9, 1.5)
+    turned = optimize.brentq(lambda ratio: row_bounds.upper_bound_of_mean(above - ratio * below), 0.9, 1.5)
     assert bound == pytest.approx(turned, rel=1e-9)
 
 
@@ -337,7 +340,7 @@ def test_the_bound_of_a_ratio_agrees_with_a_bootstrap() -> None:
     resampled = np.quantile(above[picks].mean(axis=1) / below[picks].mean(axis=1), 0.95)
 
     # 4,000 resamples place the 95 % quantile to about a twentieth of the standard error, 0.0004.
-    assert core.upper_bound_of_ratio(above, below) == pytest.approx(resampled, abs=0.002)
+    assert row_bounds.upper_bound_of_ratio(above, below) == pytest.approx(resampled, abs=0.002)
 
 
 @pytest.mark.parametrize("metric", [Metric.RMSE, Metric.MAE])

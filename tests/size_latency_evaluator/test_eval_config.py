@@ -64,6 +64,19 @@ def test_a_full_config_becomes_metrics_slices_gates_label_and_weight() -> None:
     )
 
 
+def test_a_threshold_is_for_all_rows_only_where_the_config_looks_at_them() -> None:
+    company = {"feature_keys": ["company"]}
+    bounded = {"metrics": [{"class_name": "AUC", "threshold": {"value_threshold": {"lower_bound": 0.5}}}]}
+
+    def slices(*specs: Any) -> list[tuple[Slice, ...]]:
+        found = eval_config.parse({"metrics_specs": [bounded], "slicing_specs": list(specs)})
+        return [gate.slices for gate in found.gates]
+
+    assert slices() == [()]
+    assert slices(company) == [(Slice(("company",)),)]
+    assert slices({}, company) == [(), (Slice(("company",)),)]
+
+
 def test_outputs_have_their_own_metrics_and_labels() -> None:
     found = eval_config.parse(
         {
@@ -87,6 +100,7 @@ def only(**spec: Any) -> dict[str, Any]:
     [
         ({}, "EvalConfig.metrics_specs must name at least one metric; got none."),
         (7, "eval_config must be a tfma.EvalConfig, its dict or its text; got int."),
+        ("{1", "eval_config must be JSON, or a text proto; got Expecting property name"),
         ({"plots": 1}, "EvalConfig.plots cannot be honoured here; got 1."),
         ({"cross_slicing_specs": [{"a": 1}]}, "EvalConfig.cross_slicing_specs cannot be honoured here"),
         ({"model_specs": [{"name": "a"}, {"name": "b"}]}, "one model beside the baseline; got 'a', 'b'."),

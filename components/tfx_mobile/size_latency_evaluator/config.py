@@ -641,7 +641,7 @@ class EvaluatorConfig(jsonable.Settings):
       override: A signed-off exception, or None.
       batch_size: Rows per invocation when predicting.
       decision_threshold: From which output on `Metric.ACCURACY` says class 1 of a binary classifier.
-      prediction_timeout_seconds: For predicting with all candidates together.
+      prediction_timeout_seconds: For one file and what is read at once, some thousand rows.
       slices: Parts of the rows that are reported; those of gates are added.
       sample_weight_key: The feature that weighs each row, >= 0; empty for equal weights.
       labels: The label's feature by output, for files with several outputs; then `label_key` is empty.

@@ -91,7 +91,10 @@ def parse(value: Any) -> Parsed:
 
 def _as_dict(value: Any) -> Mapping[str, Any]:
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigError(f"eval_config must be JSON, or a text proto; got {error}.") from error
     elif isinstance(value, str):
         from google.protobuf import text_format
         from tensorflow_model_analysis.proto import config_pb2  # type: ignore[import-untyped]
