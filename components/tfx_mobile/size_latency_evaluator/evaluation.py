@@ -153,8 +153,8 @@ class LatencyResult(jsonable.Settings):
       first_call_us: Median over processes: the first call, which is in no other figure.
       calls: Timed calls, all processes together.
       p50_us_by_process: In the order the processes ran.
-      ratios_by_process: Median over the reference's median, by process.
-      ratio: Of the medians, against the reference, over processes.
+      ratios_by_process: Over the reference, by process: the median over rounds of the ratio of two blocks.
+      ratio: Against the reference, over processes.
       baseline_ratio: Likewise against the baseline.
       p99_us: As p90_us; None with fewer than MIN_CALLS_FOR_P99 calls in a process.
       quantiles_us_by_process: By process, the times at QUANTILES.
