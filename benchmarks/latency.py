@@ -31,8 +31,7 @@ MORE_WORK = 1.1
 MAX_RATIO = 1.05
 RUNS = 10
 
-# Times differ between processes, not between calls: four times as many calls of each file leave the spread of
-# the ratios as it is (0.5 to 1 %), and 200 runs take four times as long.
+# The process is the unit of sampling: short ones, or 200 runs would take an hour.
 SECONDS_PER_PROCESS = 0.3
 
 

@@ -54,8 +54,8 @@ class SizeLatencyEvaluator(base_beam_component.BaseBeamComponent):
     """Measures TFLite candidates as phones run them, judges them against gates and chooses one.
 
     Outputs: `model` (the chosen file as Format-Serving/tflite), `blessing` (read by the stock Pusher) and
-    `evaluation` (evaluation.json and index.html). When no candidate passes, `model` holds the best one and
-    the blessing says no.
+    `evaluation` (index.html, summary.md, evaluation.json). When no candidate passes, `model` holds the best
+    one and the blessing says no.
 
     Predicting is a Beam pipeline, on any runner by `with_beam_pipeline_args` or the pipeline's own arguments;
     latency is measured where the component runs.
