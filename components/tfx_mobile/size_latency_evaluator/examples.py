@@ -359,7 +359,10 @@ def _records(path: str, num_rows: int) -> Iterator[Any]:
     """Yields tensors of serialised rows, read and decompressed in the background."""
     compression = "GZIP" if path.endswith(".gz") else ""
     try:
-        yield from tf.data.TFRecordDataset([path], compression, _BUFFER_BYTES).batch(num_rows).prefetch(1)
+        rows = tf.data.TFRecordDataset([path], compression, _BUFFER_BYTES).batch(num_rows).prefetch(1)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # there is nothing to tune, and its thread is waited for at the end
+        yield from rows.with_options(options)
     except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
         raise DataError(
             f"Examples must be whole TFRecord files; {path} is not: {error.message}. Write the file again."
