@@ -559,6 +559,10 @@ def test_a_process_that_closes_our_pipe_does_not_hold_us_up(monkeypatch: pytest.
     monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.5)
     (found,) = outcomes("let_go", [{}])
     assert isinstance(found, WorkerError)
+    # Whoever waits for it sees it end by itself.
+    assert str(found).startswith(
+        "worker_functions.let_go must return; got a worker process that died with SIGKILL."
+    )
 
 
 def test_errors_come_back_as_from_one_run_and_keep_the_process() -> None:

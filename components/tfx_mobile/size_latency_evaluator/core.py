@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from tfx_mobile.size_latency_evaluator.accuracy import CONFIDENCE, Accuracy, Pair
@@ -29,8 +28,6 @@ from tfx_mobile.size_latency_evaluator.config import (
     needs_baseline,
 )
 from tfx_mobile.size_latency_evaluator.evaluation import CandidateResult, Interval, Status, Verdict
-
-FloatArray = npt.NDArray[np.float64]
 
 _MAX_LOG = 700.0  # of a bound: two processes that disagree wildly bound nothing, but JSON has no infinity
 
