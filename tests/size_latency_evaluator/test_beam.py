@@ -165,43 +165,56 @@ def test_a_sample_merged_in_any_order_is_that_of_all_rows() -> None:
     assert len(set(whole.columns()["x"].tolist())) == 7
 
 
-def test_more_processes_change_no_bit(
-    tiny: Any, runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_processes_give_the_same_predictions_and_failures(tiny: Any, tmp_path: Path) -> None:
     from tfx_mobile.size_latency_evaluator import beam
+    from tfx_mobile.size_latency_evaluator.predictor import Predictor
 
-    pattern = write_shards(tmp_path / "rows", {**tiny.columns, "fare": tiny.labels}, 1)
-    paths = write_files(tmp_path / "files", {name: tiny.contents[name] for name in NAMES})
-    monkeypatch.setattr(beam, "_SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(beam, "_processes_per_worker", lambda options: 3)
-    monkeypatch.setattr("tfx_mobile.size_latency_evaluator.examples._MAX_READ_ROWS", 64)
-    started: list[Any] = []
-    init = beam._Crew.__init__
-    monkeypatch.setattr(beam._Crew, "__init__", lambda self, *args: started.append(self) or init(self, *args))
+    names = ("s0-float32", "s0-int8", "s0-noise")
+    paths = write_files(tmp_path / "files", {name: tiny.contents[name] for name in names})
+    batches = [
+        {name: column[start : start + 100].reshape(-1, 1) for name, column in tiny.columns.items()}
+        for start in range(0, 400, 100)
+    ]
 
-    found = predict(paths, pattern, tmp_path, settings())
+    def start() -> Predictor:
+        return Predictor(paths, batch_size=64, timeout_seconds=30.0)
 
-    assert [crew.size for crew in started] == [3]
-    assert sorted(found.failures) == sorted(runs["one file"].failures)
-    for name in ("s0-float32", "s0-int8"):
-        value = found.accuracy.value("rmse", name)
-        # The tally gets 7 batches instead of 1, each added up by itself.
-        assert value == pytest.approx(runs["one file"].accuracy.value("rmse", name), rel=1e-12)
+    def run(slow_seconds: float) -> tuple[int, list[Any], dict[str, str]]:
+        crew = beam._Crew(start(), start, 3, slow_seconds)
+        crew.features()
+        # One after another: only after a slow one is there reason to start another process.
+        found = [crew.submit(batch).result() for batch in batches]
+        ended = crew.size, found, crew.failures()
+        crew.close()
+        return ended
+
+    size, found, failures = run(0.0)
+    size_of_one, found_by_one, failures_of_one = run(float("inf"))
+
+    assert (size, size_of_one) == (3, 1)
+    assert list(failures) == ["s0-noise"]
+    assert failures == failures_of_one
+    for many, one in zip(found, found_by_one, strict=True):
+        assert sorted(many) == ["s0-float32", "s0-int8"]
+        for name, outputs in many.items():
+            for output, values in outputs.items():
+                assert values.tolist() == one[name][output].tolist()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "processes"),
+    ("arguments", "processes", "is_without_beam"),
     [
-        ([], 6),
-        (["--direct_num_workers=2"], 3),
-        (["--direct_num_workers=0"], 1),
-        (["--direct_num_workers=9"], 1),
-        (["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"], 6),
-        (["--runner=FlinkRunner"], 1),
+        ([], 6, True),
+        (["--direct_running_mode=multi_processing"], 6, False),
+        (["--direct_num_workers=2"], 3, False),
+        (["--direct_num_workers=0"], 1, False),
+        (["--direct_num_workers=9"], 1, False),
+        (["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"], 6, True),
+        (["--runner=FlinkRunner"], 1, False),
     ],
 )
-def test_local_workers_share_the_cores(
-    arguments: list[str], processes: int, monkeypatch: pytest.MonkeyPatch
+def test_local_workers_share_the_cores_and_one_alone_needs_no_beam(
+    arguments: list[str], processes: int, is_without_beam: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -209,7 +222,9 @@ def test_local_workers_share_the_cores(
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
 
-    assert beam._processes_per_worker(PipelineOptions(arguments)) == processes
+    options = PipelineOptions(arguments)
+    assert beam._processes_per_worker(options) == processes
+    assert beam._is_one_thread(options) is is_without_beam
 
 
 @pytest.mark.parametrize("num_shards", [1, 3])

@@ -40,9 +40,8 @@ def read(path: Path, features: Mapping[str, Any] = FEATURES, batch_size: int = 2
 
     wanted = examples.Wanted(**{"labels": {"": "fare"}, **settings})
     look = examples.first_look([f"{path}*"], wanted)
-    reader = examples.Reader(wanted, features, look, batch_size)
-    reader._read_rows = batch_size
-    found = list(reader.read(str(path)))
+    reader = examples.Reader(wanted, features, look)
+    found = list(reader.read(examples.Records(str(path), batch_size)))
     reader.census.check(wanted)
     assert [rows.first for rows in found] == list(range(0, reader.census.rows, batch_size))
     joined: dict[str, Any] = {

@@ -32,7 +32,16 @@ from tfx_mobile.common.errors import DataError
 from tfx_mobile.common.hashing import mix
 from tfx_mobile.size_latency_evaluator.accuracy import Accuracy, Batch, Tally
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig
-from tfx_mobile.size_latency_evaluator.examples import Census, Look, Reader, Rows, Wanted, first_look
+from tfx_mobile.size_latency_evaluator.examples import (
+    Census,
+    Look,
+    Reader,
+    Records,
+    Rows,
+    Wanted,
+    first_look,
+    rows_at_once,
+)
 from tfx_mobile.size_latency_evaluator.predictor import Features, Outputs, Predictor
 
 _MAX_CARRIED_BYTES = 1 << 18  # of all files together: Beam compresses them slowly
@@ -177,16 +186,12 @@ def predict(
         missing=missing,
         split=config.eval_split,
     )
-    key, target = uuid.uuid4().hex, f"{folder}/predictions-{uuid.uuid4().hex}"
+    key = uuid.uuid4().hex
     with _ahead_of_time(key, paths, config):
         look = first_look(patterns, wanted)
         pipeline = make_pipeline()
         job = Job(key, _carried(paths), config, wanted, look, _processes_per_worker(pipeline.options))
-        with pipeline:
-            _ = pipeline | PredictSplit(job) | "Keep" >> beam.Map(_save, target)
-    with fileio.open(target, "rb") as stream:
-        found: Found = pickle.loads(stream.read())
-    fileio.remove(target)
+        found = _run_here(job) if _is_one_thread(pipeline.options) else _run(pipeline, job, folder)
     if found.refused is not None:
         raise DataError(found.refused[1])
     found.census.check(wanted)
@@ -203,6 +208,28 @@ def predict(
         failures=found.failures,
         accuracy=found.tally.result(),
     )
+
+
+def _run(pipeline: beam.Pipeline, job: Job, folder: str) -> Found:
+    target = f"{folder}/predictions-{uuid.uuid4().hex}"
+    with pipeline:
+        _ = pipeline | PredictSplit(job) | "Keep" >> beam.Map(_save, target)
+    with fileio.open(target, "rb") as stream:
+        found: Found = pickle.loads(stream.read())
+    fileio.remove(target)
+    return found
+
+
+def _run_here(job: Job) -> Found:
+    """Does what Beam's local runner does with one worker, without its start, as long as 50,000 rows take."""
+    worker = _PredictFiles(job)
+    worker.setup()
+    try:
+        return _merge(
+            (None, [found for file in enumerate(job.look.paths) for _, found in worker.process(file)])
+        )
+    finally:
+        worker.teardown()
 
 
 class PredictSplit(beam.PTransform):
@@ -245,7 +272,8 @@ class _PredictFiles(beam.DoFn):
 
     def process(self, element: tuple[int, str]) -> Iterator[tuple[None, tuple[int, Found]]]:
         (number, path), job = element, self._job
-        reader = Reader(job.wanted, self._crew.features(), job.look, job.config.batch_size)
+        records = Records(path, rows_at_once(job.look, job.config.batch_size))
+        reader = Reader(job.wanted, self._crew.features(), job.look)
         found = Found(Tally(job.config, tuple(job.files)), Sample(job.config.latency.num_rows), reader.census)
         waiting: collections.deque[tuple[Rows, Future[dict[str, Outputs]]]] = collections.deque()
 
@@ -255,7 +283,7 @@ class _PredictFiles(beam.DoFn):
                 found.tally.add(self._batch(rows, predictions.result()))
 
         try:
-            for rows in reader.read(path):
+            for rows in reader.read(records):
                 found.sample.add(number, rows)
                 waiting.append((rows, self._crew.submit(rows.columns)))
                 tally(self._crew.size + 1)
@@ -293,10 +321,17 @@ class _Crew:
       first: One of them.
       start: Returns another one.
       max_size: At most so many.
+      slow_seconds: How long predicting with one batch may take with one of them.
     """
 
-    def __init__(self, first: Predictor, start: Callable[[], Predictor], max_size: int) -> None:
-        self._first, self._start, self._max_size = first, start, max_size
+    def __init__(
+        self,
+        first: Predictor,
+        start: Callable[[], Predictor],
+        max_size: int,
+        slow_seconds: float = _SLOW_SECONDS,
+    ) -> None:
+        self._first, self._start, self._max_size, self._slow_seconds = first, start, max_size, slow_seconds
         self._all, self._is_slow = [first], False
         self._idle: queue.SimpleQueue[Predictor] = queue.SimpleQueue()
         self._idle.put(first)
@@ -341,7 +376,7 @@ class _Crew:
         try:
             return predictor.predict(columns)
         finally:
-            self._is_slow |= time.monotonic() - begin > _SLOW_SECONDS
+            self._is_slow |= time.monotonic() - begin > self._slow_seconds
             self._idle.put(predictor)
 
 
@@ -382,11 +417,22 @@ def _merge_reasons(reasons: dict[str, str], others: Mapping[str, str]) -> None:
 
 def _processes_per_worker(options: PipelineOptions) -> int:
     """Returns how many processes a worker may have: its share of this machine's cores, if it runs here."""
-    runner = options.view_as(StandardOptions).runner or "DirectRunner"
-    if runner.rpartition(".")[2] not in _LOCAL_RUNNERS:
+    if not _is_local(options):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // (options.view_as(DirectOptions).direct_num_workers or cores))
+
+
+def _is_local(options: PipelineOptions) -> bool:
+    runner = options.view_as(StandardOptions).runner or "DirectRunner"
+    return runner.rpartition(".")[2] in _LOCAL_RUNNERS
+
+
+def _is_one_thread(options: PipelineOptions) -> bool:
+    """Returns whether the pipeline would run in one thread of this process."""
+    direct = options.view_as(DirectOptions)
+    is_in_memory = (direct.direct_running_mode or "in_memory") == "in_memory"
+    return _is_local(options) and is_in_memory and direct.direct_num_workers == 1
 
 
 def _predictor(paths: Mapping[str, Path], config: EvaluatorConfig) -> Predictor:

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,6 +200,35 @@ def first_look(patterns: Sequence[str], wanted: Wanted) -> Look:
     raise DataError(f"Split {wanted.split!r} must have at least one row; got zero.")
 
 
+def rows_at_once(look: Look, batch_size: int) -> int:
+    """Returns how many rows are read at once: a multiple of the rows per invocation."""
+    fitting = min(_MAX_READ_ROWS, _READ_BYTES // max(look.row_bytes, 1))
+    return batch_size * max(1, fitting // batch_size)
+
+
+class Records:
+    """The serialised rows of a file, read and decompressed in the background from now on.
+
+    Args:
+      path: The file; gzip if it ends in .gz.
+      num_rows: In each batch but the last.
+    """
+
+    def __init__(self, path: str, num_rows: int) -> None:
+        self.path = path
+        self._batches = _batches(path, num_rows)
+        with_first = ThreadPoolExecutor(1)
+        self._first = with_first.submit(next, self._batches, None)
+        with_first.shutdown(wait=False)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields string tensors, shape (rows,); raises DataError if the file is no whole TFRecord file."""
+        first = self._first.result()
+        if first is not None:
+            yield first
+            yield from self._batches
+
+
 class Reader:
     """Reads files of a split.
 
@@ -206,24 +236,21 @@ class Reader:
       wanted: What is read besides `features`.
       features: By name, the NumPy dtype and row shape that the files take.
       look: What the first rows were like.
-      batch_size: Rows per invocation; a read has a multiple of it, but for the end of a file.
 
     Attributes:
       census: What the rows read so far were like.
     """
 
-    def __init__(self, wanted: Wanted, features: Features, look: Look, batch_size: int) -> None:
+    def __init__(self, wanted: Wanted, features: Features, look: Look) -> None:
         self.census = Census()
         self._wanted, self._features = wanted, features
         self._fillers = {
             name: b"" if np.dtype(dtype).kind in "SUO" else 0 for name, (dtype, _) in features.items()
         }
         self._fillers |= {name: value for name, value in wanted.missing.items() if name in features}
-        fitting = min(_MAX_READ_ROWS, _READ_BYTES // max(look.row_bytes, 1))
-        self._read_rows = batch_size * max(1, fitting // batch_size)
         self._parser = _Parser.of(wanted, features, self._fillers, look)
 
-    def read(self, path: str) -> Iterator[Rows]:
+    def read(self, records: Records) -> Iterator[Rows]:
         """Yields the rows of a file in order; from the first one that cannot be used on, only counts them.
 
         Raises:
@@ -231,9 +258,9 @@ class Reader:
             numbers for strings, or another number of values than the files take.
         """
         first = 0
-        for records in _records(path, self._read_rows):
-            found = self._parser.parse(records) if self._parser else None
-            rows, census = found if found else self._decode(records.numpy().tolist(), path)
+        for batch in records:
+            found = self._parser.parse(batch) if self._parser else None
+            rows, census = found if found else self._decode(batch.numpy().tolist(), records.path)
             self.census.merge(census)
             if self.census.is_sound:
                 yield dataclasses.replace(rows, first=first)
@@ -355,8 +382,7 @@ def _rows(
     return Rows(0, columns, labels, weights, extra)
 
 
-def _records(path: str, num_rows: int) -> Iterator[Any]:
-    """Yields tensors of serialised rows, read and decompressed in the background."""
+def _batches(path: str, num_rows: int) -> Iterator[Any]:
     compression = "GZIP" if path.endswith(".gz") else ""
     try:
         rows = tf.data.TFRecordDataset([path], compression, _BUFFER_BYTES).batch(num_rows).prefetch(1)
@@ -370,7 +396,7 @@ def _records(path: str, num_rows: int) -> Iterator[Any]:
 
 
 def _some_records(path: str) -> Iterator[list[bytes]]:
-    """Yields the first rows of a file, sooner than `_records` can."""
+    """Yields the first rows of a file, sooner than `Records` can."""
     with tf.io.gfile.GFile(path, "rb") as stream:
         for records in tfrecord.unpack(iter(lambda: stream.read(_LOOK_BYTES), b""), path):
             yield records[:_LOOK_ROWS]
