@@ -657,3 +657,18 @@ def test_the_area_under_the_curve_counts_pairs_that_are_in_order() -> None:
 
     # 5 of the 6 pairs of a positive and a negative are in order.
     assert tallied(config_of(KerasMetric("AUC")), table).value("auc", "a") == pytest.approx(5 / 6)
+
+
+# Recall goes from 0 to 1/2 at the first score and to 1 at the third. Precision is 0 where nothing is predicted,
+# 1 at the first, 1/2 at the second and 2/3 at the third.
+@pytest.mark.parametrize(("method", "area"), [("majoring", (1 + 2 / 3) / 2), ("minoring", (0 + 1 / 2) / 2)])
+def test_bounds_of_the_area_below_precision_count_every_step(method: str, area: float) -> None:
+    labels = np.array([[1.0], [1.0], [0.0], [0.0], [0.0]])
+    found = np.array([[0.9], [0.35], [0.4], [0.1], [0.2]])
+    metric = KerasMetric("AUCPrecisionRecall", {"summation_method": method})
+
+    value = tallied(config_of(metric), {"labels": labels, "files": {"a": found}, "columns": {}}).value(
+        "auc_precision_recall", "a"
+    )
+
+    assert value == pytest.approx(area)

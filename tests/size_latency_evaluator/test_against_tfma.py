@@ -132,9 +132,15 @@ def _by_slice(result: Any) -> dict[str, dict[str, float]]:
 
 
 def test_every_number_of_every_slice_is_tfmas(both: Both) -> None:
+    import tensorflow_model_analysis as tfma
+
+    # Before 0.52 TFMA left out the step to the threshold that no prediction exceeds; see test_metrics.py.
+    known = {"pr_upper"} if tfma.VERSION < "0.52" else set()
     wrong = []
     for slice_name, by_metric in both.tfma.items():
         for name, value in by_metric.items():
+            if name in known:
+                continue
             ours = both.ours.value(name, "model", slice_name)
             # TFMA writes no metric of a class that a slice has not, and NaN otherwise: ours is None for both.
             if ours is None or abs(ours - value) > 1e-6 * max(1.0, abs(value)):
