@@ -659,8 +659,8 @@ def test_the_area_under_the_curve_counts_pairs_that_are_in_order() -> None:
     assert tallied(config_of(KerasMetric("AUC")), table).value("auc", "a") == pytest.approx(5 / 6)
 
 
-# Recall goes from 0 to 1/2 at the first score and to 1 at the third. Precision is 0 where nothing is predicted,
-# 1 at the first, 1/2 at the second and 2/3 at the third.
+# Recall goes from 0 to 1/2 at the first score and to 1 at the third. Precision: 0 where nothing is predicted,
+# then 1, 1/2 and 2/3.
 @pytest.mark.parametrize(("method", "area"), [("majoring", (1 + 2 / 3) / 2), ("minoring", (0 + 1 / 2) / 2)])
 def test_bounds_of_the_area_below_precision_count_every_step(method: str, area: float) -> None:
     labels = np.array([[1.0], [1.0], [0.0], [0.0], [0.0]])

@@ -135,7 +135,7 @@ def test_every_number_of_every_slice_is_tfmas(both: Both) -> None:
     import tensorflow_model_analysis as tfma
 
     # Before 0.52 TFMA left out the step to the threshold that no prediction exceeds; see test_metrics.py.
-    known = {"pr_upper"} if tfma.VERSION < "0.52" else set()
+    known = {"pr_upper"} if tfma.__version__ < "0.52" else set()
     wrong = []
     for slice_name, by_metric in both.tfma.items():
         for name, value in by_metric.items():

@@ -322,7 +322,7 @@ def _area(metric: KerasMetric, tp: Any, tn: Any, fp: Any, fn: Any) -> FloatArray
         parts = slope * (rise + start * np.log(ratio)) / np.maximum(tp[..., 1:] + fn[..., 1:], 0.0)
         return np.where(undefined, np.nan, np.nansum(parts, axis=-1))
     recall = tp / (tp + fn)
-    # Where nothing is predicted, precision is 0, as in TFMA 0.52: without it `majoring` would be no upper bound.
+    # 0 where nothing is predicted, as in TFMA 0.52: without it `majoring` would be no upper bound.
     precision = np.where(tp + fp > 0, tp / (tp + fp), 0.0)
     x, y = (fp / (fp + tn), recall) if curve == "ROC" else (recall, precision)
     left, right = y[..., :-1], y[..., 1:]
