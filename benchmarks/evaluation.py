@@ -235,18 +235,19 @@ def with_bare_interpreter(folder: Path, rows: int, copies: int = 1) -> Callable[
 def with_tfma(folder: Path, rows: int) -> Callable[[], tuple[float, float]]:
     """Returns what evaluates as the stock Evaluator does."""
     import tensorflow_model_analysis as tfma
+    from tensorflow_model_analysis.proto import config_pb2
 
-    config = tfma.EvalConfig(
-        model_specs=[tfma.ModelSpec(label_key=LABEL, model_type="tf_lite")],
+    config = config_pb2.EvalConfig(
+        model_specs=[config_pb2.ModelSpec(label_key=LABEL, model_type="tf_lite")],
         metrics_specs=[
-            tfma.MetricsSpec(
+            config_pb2.MetricsSpec(
                 metrics=[
-                    tfma.MetricConfig(class_name="RootMeanSquaredError"),
-                    tfma.MetricConfig(class_name="MeanAbsoluteError"),
+                    config_pb2.MetricConfig(class_name="RootMeanSquaredError"),
+                    config_pb2.MetricConfig(class_name="MeanAbsoluteError"),
                 ]
             )
         ],
-        slicing_specs=[tfma.SlicingSpec()],
+        slicing_specs=[config_pb2.SlicingSpec()],
     )
 
     def call() -> tuple[float, float]:

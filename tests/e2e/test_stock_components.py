@@ -9,7 +9,7 @@ pytestmark = pytest.mark.e2e
 
 def components(folder: Path):
     """Ours and stock ones, wired into each other."""
-    import tensorflow_model_analysis as tfma
+    from tensorflow_model_analysis.proto import config_pb2
     from tfx import v1 as tfx
 
     from taxi_fare import data
@@ -53,16 +53,16 @@ def components(folder: Path):
         sparsities=(0.0,),
         epochs=3,
     )
-    eval_config = tfma.EvalConfig(
-        model_specs=[tfma.ModelSpec(label_key="fare")],
-        slicing_specs=[tfma.SlicingSpec()],
+    eval_config = config_pb2.EvalConfig(
+        model_specs=[config_pb2.ModelSpec(label_key="fare")],
+        slicing_specs=[config_pb2.SlicingSpec()],
         metrics_specs=[
-            tfma.MetricsSpec(
+            config_pb2.MetricsSpec(
                 metrics=[
-                    tfma.MetricConfig(
+                    config_pb2.MetricConfig(
                         class_name="RootMeanSquaredError",
-                        threshold=tfma.MetricThreshold(
-                            value_threshold=tfma.GenericValueThreshold(upper_bound={"value": 1000.0})
+                        threshold=config_pb2.MetricThreshold(
+                            value_threshold=config_pb2.GenericValueThreshold(upper_bound={"value": 1000.0})
                         ),
                     )
                 ]

@@ -1,6 +1,7 @@
 """The numbers and verdicts are those that TFMA gives for the same EvalConfig on the same predictions."""
 
 import dataclasses
+import importlib.metadata
 from typing import Any
 
 import numpy as np
@@ -92,9 +93,10 @@ def both() -> Both:
     import pandas as pd
     import tensorflow_model_analysis as tfma
     from google.protobuf import text_format
+    from tensorflow_model_analysis.proto import config_pb2
 
     rows = rows_of_trips()
-    asked = text_format.Parse(BINARY, tfma.EvalConfig())
+    asked = text_format.Parse(BINARY, config_pb2.EvalConfig())
     parsed = eval_config.parse(asked)
     config = EvaluatorConfig(
         label_key=parsed.label_key,
@@ -132,10 +134,8 @@ def _by_slice(result: Any) -> dict[str, dict[str, float]]:
 
 
 def test_every_number_of_every_slice_is_tfmas(both: Both) -> None:
-    import tensorflow_model_analysis as tfma
-
-    # Before 0.52 TFMA left out the step to the threshold that no prediction exceeds; see test_metrics.py.
-    known = {"pr_upper"} if tfma.__version__ < "0.52" else set()
+    # Before 0.52 TFMA left out the step to the threshold that no prediction exceeds; see test_accuracy.py.
+    known = {"pr_upper"} if importlib.metadata.version("tensorflow-model-analysis") < "0.52" else set()
     wrong = []
     for slice_name, by_metric in both.tfma.items():
         for name, value in by_metric.items():
@@ -183,25 +183,25 @@ CHANGES = [
 def test_a_change_passes_where_tfmas_validator_passes_it(
     direction: str, limits: dict[str, float], factor: float
 ) -> None:
-    import tensorflow_model_analysis as tfma
     from tensorflow_model_analysis.evaluators import metrics_validator
     from tensorflow_model_analysis.metrics import metric_types
+    from tensorflow_model_analysis.proto import config_pb2
     from tensorflow_model_analysis.utils import config_util
 
-    change = tfma.GenericChangeThreshold(direction=getattr(tfma.MetricDirection, direction))
+    change = config_pb2.GenericChangeThreshold(direction=getattr(config_pb2.MetricDirection, direction))
     for name, limit in limits.items():
         getattr(change, name).value = limit
-    asked = tfma.EvalConfig(
+    asked = config_pb2.EvalConfig(
         model_specs=[
-            tfma.ModelSpec(name="candidate", label_key="label"),
-            tfma.ModelSpec(name="baseline", label_key="label", is_baseline=True),
+            config_pb2.ModelSpec(name="candidate", label_key="label"),
+            config_pb2.ModelSpec(name="baseline", label_key="label", is_baseline=True),
         ],
         metrics_specs=[
-            tfma.MetricsSpec(
+            config_pb2.MetricsSpec(
                 metrics=[
-                    tfma.MetricConfig(
+                    config_pb2.MetricConfig(
                         class_name="MeanPrediction",  # has no direction of its own
-                        threshold=tfma.MetricThreshold(change_threshold=change),
+                        threshold=config_pb2.MetricThreshold(change_threshold=change),
                     )
                 ],
             )

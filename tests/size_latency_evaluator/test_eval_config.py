@@ -158,12 +158,12 @@ def test_what_cannot_be_honoured_is_refused_by_name(config: Any, message: str) -
 
 @pytest.mark.pipeline
 def test_the_proto_its_dict_and_its_text_ask_for_the_same() -> None:
-    import tensorflow_model_analysis as tfma
     from google.protobuf import json_format, text_format
+    from tensorflow_model_analysis.proto import config_pb2
 
     proto = json_format.ParseDict(
         {**FULL, "options": {"min_slice_size": 50}, "metrics_specs": _plain(FULL["metrics_specs"])},
-        tfma.EvalConfig(),
+        config_pb2.EvalConfig(),
     )
 
     assert eval_config.parse(proto) == eval_config.parse(FULL)
