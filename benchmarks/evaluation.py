@@ -33,9 +33,10 @@ import numpy as np
 
 ROWS = 100_000
 FEW_ROWS = (500, 5_000)  # TFMA's, from which its time for ROWS follows
-WIDTHS = {"small net": 32, "net": 256}  # of both hidden layers
+WIDTHS = {"small net": 32, "net": 256, "wide net": 384}  # of both hidden layers
 COPIES = 4
 LABEL = "fare"
+ROUNDS = 5
 BARE_BATCH = 512
 COMPANIES = [b"Flash Cab", b"Sun Taxi", b"Blue Diamond", b"City Service", b"Taxi Affiliation Services"]
 FLOATS = ("miles", "seconds", "pickup_lat", "pickup_lon", "dropoff_lat", "dropoff_lon")
@@ -95,17 +96,23 @@ def memory() -> Iterator[Table]:
     yield Table("Evaluating more rows, one worker", ("rows", "s", "rows/s", "peak MiB"), lines)
 
 
-def run(method: str, folder: Path, rows: int, repeats: int = 1) -> Run:
-    """Runs a method in fresh processes and returns the medians."""
-    found = []
-    for _ in range(repeats):
-        command = [sys.executable, __file__, method, str(folder), str(rows)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{method} failed:\n{done.stderr[-4000:]}")
-        found.append(Run(**json.loads(done.stdout.splitlines()[-1])))
+def run(method: str, folder: Path, rows: int) -> Run:
+    """Runs a method in a fresh process."""
+    command = [sys.executable, __file__, method, str(folder), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{method} failed:\n{done.stderr[-4000:]}")
+    return Run(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def in_turn(jobs: Sequence[tuple[str, int]], folder: Path) -> list[Run]:
+    """Runs methods on so many rows, taking turns, and returns the medians of each."""
+    rounds = [[run(method, folder, rows) for method, rows in jobs] for _ in range(ROUNDS)]
     names = [one.name for one in dataclasses.fields(Run)]
-    return Run(**{name: statistics.median(getattr(one, name) for one in found) for name in names})
+    return [
+        Run(**{name: statistics.median(getattr(one, name) for one in found) for name in names})
+        for found in zip(*rounds, strict=True)
+    ]
 
 
 def write_file(folder: Path, width: int) -> None:
@@ -289,13 +296,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _speed(title: str, folder: Path) -> Table:
-    bare = run("bare interpreter", folder, ROWS, 5)
-    many = run("bare interpreter, 4 files", folder, ROWS, 3)
-    ours = {
-        "tfx-mobile": (run("tfx-mobile", folder, ROWS, 5), bare, 1),
-        "tfx-mobile, 4 files": (run("tfx-mobile, 4 files", folder, ROWS, 3), many, COPIES),
-    }
-    few, more = (run("TFMA", folder, rows, 3) for rows in FEW_ROWS)
+    fast = ("bare interpreter", "tfx-mobile", "bare interpreter, 4 files", "tfx-mobile, 4 files")
+    jobs = [*((method, ROWS) for method in fast), *(("TFMA", rows) for rows in FEW_ROWS)]
+    bare, one, bare_many, many, few, more = in_turn(jobs, folder)
+    ours = {"tfx-mobile": (one, bare, 1), "tfx-mobile, 4 files": (many, bare_many, COPIES)}
     tfma = {field: _scaled(getattr(few, field), getattr(more, field)) for field in ("seconds", "cpu_seconds")}
     lines = [("bare interpreter, rows in memory", *_shown(bare, bare, tfma))]
     for name, (found, base, copies) in ours.items():
