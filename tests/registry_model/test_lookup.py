@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import RegistryError
+from tfx_mobile.common.releases import Release
 from tfx_mobile.registry import store
 from tfx_mobile.registry.records import VersionRecord
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry_model.config import RegistryModelConfig
 from tfx_mobile.registry_model.lookup import history_json, look_up, release
-from tfx_mobile.size_latency_evaluator.evaluation import Release
 
 FIGURES = {
     "gz_size_bytes": 900,

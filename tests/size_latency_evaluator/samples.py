@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import random
 
+from tfx_mobile.common.releases import Release
 from tfx_mobile.size_latency_evaluator.config import (
     SMALLEST,
     AccuracyGate,
@@ -23,7 +24,6 @@ from tfx_mobile.size_latency_evaluator.evaluation import (
     Interval,
     LatencyResult,
     Machine,
-    Release,
     ReportedMetric,
     SliceResult,
     Status,

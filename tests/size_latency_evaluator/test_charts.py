@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from tests.size_latency_evaluator import samples
 
+from tfx_mobile.common.releases import Release
 from tfx_mobile.size_latency_evaluator import charts
 from tfx_mobile.size_latency_evaluator.config import AccuracyGate, Metric, RelativeTo, SizeGate
 from tfx_mobile.size_latency_evaluator.evaluation import (
     Evaluation,
-    Release,
     ReportedMetric,
     WeightResult,
 )

@@ -31,7 +31,7 @@ class RegistryModel(base_component.BaseComponent):
     """What phones run now, as a Model: fetched from a registry and verified as a phone does it.
 
     `model` holds the file as `Format-Serving/tflite` and, as custom properties, `version`, `sha256`,
-    `figures` (what was signed with it) and `history` (JSON of `evaluation.Release`, oldest first, the version
+    `figures` (what was signed with it) and `history` (JSON of `releases.Release`, oldest first, the version
     itself last). Before the first release its folder is empty and `first_release` is 1. A registry that is
     gone, broken, expired, rolled back or signed by somebody else is an error, never a first release.
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import RegistryError
+from tfx_mobile.common.releases import Release
 from tfx_mobile.registry.client import Client, default_cache
 from tfx_mobile.registry.records import VersionRecord
 from tfx_mobile.registry_model.config import RegistryModelConfig
-from tfx_mobile.size_latency_evaluator.evaluation import Release
 
 _TOO_LARGE = 2**63
 _LOCK = ".lock"  # all that a publisher leaves that was interrupted before its first write

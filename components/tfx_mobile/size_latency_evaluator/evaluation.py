@@ -12,6 +12,7 @@ from typing import Any
 
 from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import ConfigError, DataError
+from tfx_mobile.common.releases import Release
 from tfx_mobile.size_latency_evaluator.config import Gate, Objective, Override
 
 SCHEMA_VERSION = 2
@@ -119,27 +120,6 @@ class WeightResult(jsonable.Settings):
     shape: tuple[int, ...]
     size_bytes: int
     zeros_fraction: float
-
-
-@dataclass(frozen=True)
-class Release(jsonable.Settings):
-    """An earlier version in the registry.
-
-    Attributes:
-      version: Its number.
-      published: ISO time, UTC.
-      size_bytes: Of the file.
-      gz_size_bytes: After gzip -9; 0 where it was not recorded.
-      metrics: By metric name, as recorded with it.
-      latency_p50_us: As recorded with it; None where it was not.
-    """
-
-    version: int
-    published: str
-    size_bytes: int
-    gz_size_bytes: int
-    metrics: dict[str, float]
-    latency_p50_us: float | None
 
 
 @dataclass(frozen=True)

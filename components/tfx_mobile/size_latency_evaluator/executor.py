@@ -15,11 +15,12 @@ from tfx.utils import path_utils
 
 from tfx_mobile.common import artifacts, candidates, files, jsonable, tflite_metadata
 from tfx_mobile.common.errors import DataError
+from tfx_mobile.common.releases import Release
 from tfx_mobile.size_latency_evaluator import beam as evaluator_beam
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
 from tfx_mobile.size_latency_evaluator import measure, page, provenance, stamp, summary
 from tfx_mobile.size_latency_evaluator.config import EvaluatorConfig
-from tfx_mobile.size_latency_evaluator.evaluation import Evaluation, Release
+from tfx_mobile.size_latency_evaluator.evaluation import Evaluation
 
 UPSTREAM_KEY = "needs_upstream_blessing"
 
