@@ -20,7 +20,7 @@ def components(folder: Path):
     from tfx_mobile.quantizer.config import Mode
     from tfx_mobile.registry_pusher.component import RegistryPusher
     from tfx_mobile.size_latency_evaluator.component import SizeLatencyEvaluator
-    from tfx_mobile.size_latency_evaluator.config import AccuracyGate, LatencyConfig, Metric
+    from tfx_mobile.size_latency_evaluator.config import LatencyConfig
 
     module = "stock_module"
     splits = [tfx.proto.Input.Split(name=n, pattern=p) for n, p in data.chicago().splits]
@@ -55,7 +55,7 @@ def components(folder: Path):
     )
     eval_config = config_pb2.EvalConfig(
         model_specs=[config_pb2.ModelSpec(label_key="fare")],
-        slicing_specs=[config_pb2.SlicingSpec()],
+        slicing_specs=[config_pb2.SlicingSpec(), config_pb2.SlicingSpec(feature_keys=["payment_type"])],
         metrics_specs=[
             config_pb2.MetricsSpec(
                 metrics=[
@@ -84,8 +84,7 @@ def components(folder: Path):
     evaluator = SizeLatencyEvaluator(
         candidates=quantizer.outputs["candidates"],
         examples=raw,
-        label_key="fare",
-        gates=[AccuracyGate(Metric.MAE, max_value=1000.0)],
+        eval_config=eval_config,
         upstream_blessing=stock_evaluator.outputs["blessing"],
         latency=LatencyConfig(processes=(2,), seconds_per_process=0.2),
     )
@@ -168,6 +167,31 @@ def test_our_evaluator_takes_the_stock_evaluators_blessing_as_one_that_is_needed
     _, outputs = stock_run
     assert outputs["StockEvaluator"]["blessing"][0].properties["blessed"] == 1
     assert outputs["SizeLatencyEvaluator"]["blessing"][0].properties["blessed"] == 1
+
+
+def test_the_stock_evaluators_config_gives_our_evaluator_its_numbers_and_its_gate(stock_run):
+    import tensorflow_model_analysis as tfma
+
+    from tfx_mobile.size_latency_evaluator.evaluation import load_evaluation
+
+    _, outputs = stock_run
+    metric = "root_mean_squared_error"
+    stock = tfma.load_eval_result(outputs["StockEvaluator"]["evaluation"][0].uri)
+    by_slice = {
+        ", ".join(f"{name} = {value!r}" for name, value in key): metrics["root_mean_squared_error"][
+            "doubleValue"
+        ]
+        for key, by_output in stock.slicing_metrics
+        for metrics in [by_output[""][""]]
+    }
+    evaluation = load_evaluation(outputs["SizeLatencyEvaluator"]["evaluation"][0].uri)
+    (float32,) = (found for found in evaluation.candidates if found.name == "model-float32")
+
+    # The stock one ran the SavedModel, ours the file made of it: float32, added up in another order.
+    ours = {found.name: found.metrics[metric] for found in float32.slices}
+    assert {"": float32.metrics[metric], **ours} == pytest.approx(by_slice, rel=1e-4)
+    assert len(by_slice) > 2
+    assert [verdict.limit for verdict in float32.verdicts] == [1000.0]
 
 
 def test_our_pusher_takes_the_stock_evaluators_blessing(stock_run):
