@@ -169,7 +169,7 @@ def test_our_evaluator_takes_the_stock_evaluators_blessing_as_one_that_is_needed
     assert outputs["SizeLatencyEvaluator"]["blessing"][0].properties["blessed"] == 1
 
 
-def test_the_stock_evaluators_config_gives_our_evaluator_its_numbers_and_its_gate(stock_run):
+def test_the_stock_evaluators_config_gives_our_evaluator_its_numbers_and_gates(stock_run):
     import tensorflow_model_analysis as tfma
 
     from tfx_mobile.size_latency_evaluator.evaluation import load_evaluation
@@ -191,7 +191,8 @@ def test_the_stock_evaluators_config_gives_our_evaluator_its_numbers_and_its_gat
     ours = {found.name: found.metrics[metric] for found in float32.slices}
     assert {"": float32.metrics[metric], **ours} == pytest.approx(by_slice, rel=1e-4)
     assert len(by_slice) > 2
-    assert [verdict.limit for verdict in float32.verdicts] == [1000.0]
+    # For all rows, and for each payment type.
+    assert [verdict.limit for verdict in float32.verdicts] == [1000.0, 1000.0]
 
 
 def test_our_pusher_takes_the_stock_evaluators_blessing(stock_run):
