@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import importlib
 import importlib.util
 import io
 import json
@@ -169,8 +170,7 @@ def read(path: Path) -> Compiled:
     Raises:
       ConfigError: It cannot be read, or is not a pipeline that open-source KFP 2.x takes.
     """
-    import yaml
-
+    yaml = _untyped("yaml")
     rule = f"FILE must be a pipeline from `tfx-mobile compile`, PipelineSpec 2.1 in a .yaml file; {path}"
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{rule} has another name. KFP's client goes by it: compile to a .yaml file.")
@@ -269,6 +269,11 @@ def _check_installed() -> None:
         )
 
 
+def _untyped(name: str) -> Any:
+    """Imports, when it is needed, what comes without types."""
+    return importlib.import_module(name)
+
+
 def _at(value: Any, *keys: str) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -339,8 +344,7 @@ def _get(url: str, token: str) -> bytes:
 
 
 def _client(host: str, namespace: str, token: str) -> Any:
-    import kfp
-
+    kfp = _untyped("kfp")
     if int(kfp.__version__.split(".")[0]) < 2:
         raise ConfigError(f"Deploying needs kfp 2.5 or newer; {kfp.__version__} is installed here.")
     with _quiet():
@@ -386,9 +390,7 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _refusals(host: str) -> Iterator[None]:
     """Turns what KFP's client raises into one line."""
-    import kfp_server_api
-    import urllib3
-
+    kfp_server_api, urllib3 = _untyped("kfp_server_api"), _untyped("urllib3")
     try:
         yield
     except ConfigError:
@@ -460,9 +462,7 @@ def _follow(
 
 def _asked(client: Any, run_id: str) -> tuple[Any, str]:
     """Returns the run as it is now, or None and why the server cannot say so just now."""
-    import kfp_server_api
-    import urllib3
-
+    kfp_server_api, urllib3 = _untyped("kfp_server_api"), _untyped("urllib3")
     try:
         with _quiet():
             return client.get_run(run_id), ""
@@ -529,7 +529,8 @@ def _failure(
             said = "its driver failed, before the component ran: look for its image, volume and inputs"
         said = said or _last_log_line(own, host, deployed.run_id, token)
     what = f"Task {', '.join(failed)} failed" if failed else f"The run ended as {run.state}"
-    return f"{what}: {said or 'the server does not say why; its log is on the page'}. See {deployed.run_url}"
+    said = said.rstrip(".") or "the server does not say why; its log is on the page"
+    return f"{what}: {said}. See {deployed.run_url}"
 
 
 def _last_log_line(detail: Any, host: str, run_id: str, token: str) -> str:
