@@ -326,6 +326,25 @@ def test_a_file_of_another_name_is_refused(tmp_path: Path) -> None:
         deploying.read(tmp_path / "pipeline.json")
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--timeout", "0"),
+        ("--timeout", "nan"),
+        ("--interval", "-1"),
+        ("--interval", "nan"),
+        ("--interval", "inf"),
+    ],
+)
+def test_a_time_that_is_not_positive_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    with serving(hangs=True) as (state, host):
+        assert deploy(host, compiled(tmp_path), option, value) == 2
+    assert "--timeout and --interval must be > 0, in seconds; got " in capsys.readouterr().err
+    assert state.asked == []
+
+
 @pytest.mark.parametrize("root", ["/mnt/root", "bucket", "http://bucket/x", "gs://"])
 def test_a_root_that_the_launcher_does_not_know_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], root: str

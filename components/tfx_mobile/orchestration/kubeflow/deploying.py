@@ -121,8 +121,10 @@ def deploy(
         answer or refuses. Before the upload, nothing has changed on the server.
       RunFailed: The run failed, was cancelled, or goes on after `timeout_s`.
     """
-    if not timeout_s > 0 or not interval_s > 0:
-        raise ConfigError(f"--timeout and --interval must be > 0; got {timeout_s:g} and {interval_s:g}.")
+    if not timeout_s > 0 or not 0 < interval_s < math.inf:
+        raise ConfigError(
+            f"--timeout and --interval must be > 0, in seconds; got {timeout_s:g} and {interval_s:g}."
+        )
     _check_installed()
     compiled = read(path)
     if pipeline_root and not _ROOT.fullmatch(pipeline_root):
