@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -196,6 +197,20 @@ def test_the_web_server_cannot_write_the_registry(objects: dict[str, list[dict[s
 def test_flink_s_version_is_one_that_both_lanes_publish_a_job_server_for() -> None:
     (version,) = set(re.findall(r"image: docker.io/library/flink:(\d+\.\d+)", rendered("flink")))
     assert version == "1.19"  # Beam 2.62: 1.17 to 1.19; Beam 2.73: 1.19, 1.20, 2.0 and newer
+
+
+def test_the_image_is_built_of_what_make_writes_and_the_context_lets_in() -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    call = ["make", "-n", "image", "IMAGE=a:1", "BASE=b:2", "CONTAINER_TOOL=podman", "ARGS=--pull"]
+    lines = subprocess.check_output(call, cwd=ROOT, text=True, env=inherited).splitlines()
+    built = " ".join(lines[-1].split())
+    assert built == "podman build --file kubeflow/Dockerfile --tag 'a:1' --build-arg 'BASE=b:2' --pull ."
+    written = {"build/image/requirements.txt", "build/image/*.whl"}
+    assert "--output-file build/image/requirements.txt" in lines[-3]
+    assert "--out-dir build/image" in lines[-2]
+    copied = set(re.findall(r"^COPY (?!--from)(\S+)", (KUBEFLOW / "Dockerfile").read_text(), re.MULTILINE))
+    let_in = set(re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    assert copied == let_in == written | {"pipelines"}
 
 
 # What is written in the manifests is run: the Job's script and, where there is an nginx, its configuration.
