@@ -7,12 +7,15 @@ BIN := $(VENV)/bin
 DATA ?=
 PYTHON ?=
 ARGS ?=
+IMAGE ?= tfx-mobile
+BASE ?=
+CONTAINER_TOOL ?= docker
 
 # exported, because tools/setup.sh reads it; an empty PYTHON is the same as none
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo test lint type bench wheel clean
+.PHONY: help setup ready demo test lint type bench wheel image clean
 
 help: ## Show this text
 	@echo 'make TARGET [VARIABLE=value]'
@@ -23,6 +26,7 @@ help: ## Show this text
 	@echo '  DATA=dir        demo: a folder of your own taxi trips instead of the embedded ones'
 	@echo '  PYTHON=python   setup: the interpreter to use; without it one is searched for (3.10 first)'
 	@echo '  ARGS="..."      demo, test, lint, type, bench: more arguments, such as ARGS="-k quantizer" for test'
+	@echo '  IMAGE=name:tag, BASE=image, CONTAINER_TOOL=podman    image: its name, what it is built on, and with'
 
 setup: ## Make .venv and install everything from uv.lock
 	@sh tools/setup.sh
@@ -50,6 +54,13 @@ bench: ready ## Measure every speed and size the README claims
 wheel: ready ## Build the wheel into dist/
 	$(BIN)/uv build --wheel --quiet --python $(BIN)/python --out-dir dist
 	@ls dist/*.whl
+
+image: ready ## Build the container image of the tasks (kubeflow/README.md)
+	rm -rf build/image
+	mkdir -p build/image
+	$(BIN)/uv export --frozen --no-dev --extra kubeflow --no-emit-project --quiet --output-file build/image/requirements.txt
+	$(BIN)/uv build --wheel --quiet --python $(BIN)/python --out-dir build/image
+	$(CONTAINER_TOOL) build --file kubeflow/Dockerfile --tag '$(IMAGE)' $(if $(BASE),--build-arg 'BASE=$(BASE)') $(ARGS) .
 
 clean: ## Remove .venv, dist, workspace and caches
 	rm -rf $(VENV) dist build workspace .mypy_cache .pytest_cache .ruff_cache .hypothesis

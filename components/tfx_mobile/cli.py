@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_bench(commands)
     _add_report(commands)
+    _add_deploy(commands)
     return parser
 
 
@@ -438,6 +439,78 @@ def _open_page(page: Path) -> None:
 
     if not webbrowser.open(page.resolve().as_uri()):
         print("tfx-mobile: there is no browser to open it with; open the file by hand", file=sys.stderr)
+
+
+# deploy
+
+
+def _add_deploy(commands: Any) -> None:
+    text = "Upload a compiled pipeline to Kubeflow Pipelines, start a run of it and wait for its end."
+    parser = commands.add_parser("deploy", help="run a compiled pipeline on Kubeflow", description=text)
+    parser.set_defaults(run=_deploy)
+    parser.add_argument("file", type=Path, metavar="FILE.yaml", help="from `tfx-mobile compile`")
+    parser.add_argument("--host", required=True, metavar="URL", help="of KFP's UI or API")
+    parser.add_argument(
+        "--pipeline-root",
+        default="",
+        metavar="ROOT",
+        help="where artifacts go: gs://, s3:// or minio:// (default: what the server is configured for)",
+    )
+    parser.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the run; repeatable",
+    )
+    parser.add_argument("--name", default="", help="of the pipeline on the server (default: the file's)")
+    parser.add_argument("--experiment", default="", help="made on first use (default: the pipeline's name)")
+    parser.add_argument("--namespace", default="", help="your profile's, where KFP is multi-user")
+    parser.add_argument(
+        "--token-env", metavar="NAME", help="the environment variable that holds the bearer token"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="return once the run has started")
+    parser.add_argument(
+        "--timeout", type=float, default=float("inf"), metavar="S", help="seconds to wait (default: no limit)"
+    )
+    parser.add_argument(
+        "--interval", type=float, default=5.0, metavar="S", help="seconds between two looks (default: 5)"
+    )
+
+
+def _deploy(arguments: argparse.Namespace) -> None:
+    from tfx_mobile.orchestration.kubeflow import deploying
+
+    if wrong := [text for text in arguments.param if not text.partition("=")[0] or "=" not in text]:
+        raise ConfigError(f"--param must be NAME=VALUE; got {wrong[0]!r}.")
+    parameters = dict(text.split("=", 1) for text in arguments.param)
+    if len(parameters) < len(arguments.param):
+        raise ConfigError("--param must name each parameter once; got one twice.")
+    token = os.environ.get(arguments.token_env, "") if arguments.token_env else ""
+    if arguments.token_env and not token:
+        raise ConfigError(f"--token-env must name a variable that is set; {arguments.token_env} is not.")
+    try:
+        deployed = deploying.deploy(
+            arguments.file,
+            host=arguments.host,
+            pipeline_root=arguments.pipeline_root,
+            parameters=parameters,
+            name=arguments.name,
+            experiment=arguments.experiment,
+            namespace=arguments.namespace,
+            token=token,
+            wait=not arguments.no_wait,
+            timeout_s=arguments.timeout,
+            interval_s=arguments.interval,
+            stream=sys.stdout,
+        )
+    except deploying.RunFailed as error:
+        print(f"tfx-mobile: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    if deployed.seconds is not None:
+        from tfx_mobile.orchestration.progress import duration
+
+        print(f"Succeeded after {duration(deployed.seconds)}.")
 
 
 # Printing
