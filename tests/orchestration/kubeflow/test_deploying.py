@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -412,10 +411,6 @@ def test_without_kfp_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.fixture(scope="module")
 def newest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment with requirements-deploy.txt in its newest versions, and no more."""
-    try:
-        urllib.request.urlopen("https://pypi.org/simple/kfp/", timeout=20).close()
-    except OSError as error:
-        pytest.skip(f"NOT TESTED with the newest kfp: PyPI cannot be reached: {error}")
     folder = tmp_path_factory.mktemp("newest") / "venv"
     uv, python = [sys.executable, "-m", "uv"], folder / "bin" / "python"
     needed = ROOT / "kubeflow" / "requirements-deploy.txt"
@@ -423,7 +418,10 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
         [*uv, "pip", "install", "--quiet", "--python", str(python), "-r", str(needed)],
     ):
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and not os.environ.get("CI"):
+            pytest.skip(f"NOT TESTED with the newest kfp, which cannot be installed here:\n{done.stderr}")
+        assert not done.returncode, done.stderr
     return python
 
 
