@@ -135,8 +135,8 @@ def local_settings(
     Args:
       workspace: Made when missing; holds `metadata.sqlite` and `artifacts/`.
       beam_pipeline_args: As for Beam; see `with_local_beam_defaults`.
-      metadata_url: A database in place of `metadata.sqlite`, as for `metadata.connection_config`; the artifacts
-        of a server's database have a folder of their own in the workspace.
+      metadata_url: A database in place of `metadata.sqlite`, as for `metadata.connection_config`; with a
+        server's, artifacts have a folder of their own in the workspace.
 
     Raises:
       ConfigError: The workspace or the URL cannot be used.
@@ -238,9 +238,9 @@ def _check_database(pipeline: tfx_pipeline.Pipeline) -> None:
     highest, newest = max(numbered, key=lambda path: numbered[path]), databases.newest_execution(connection)
     if numbered[highest] > newest:
         raise ConfigError(
-            f"The folder of the artifacts must belong to the metadata database {databases.describe(connection)}; "
-            f"got {highest}, while its newest execution is {newest}: another or an older database numbered the "
-            "folders. Use that one, move the folder away, or choose another workspace."
+            "The folder of the artifacts must belong to the metadata database "
+            f"{databases.describe(connection)}; got {highest}, while its newest execution is {newest}: another "
+            f"or an older database numbered it. Use that one, or move {root} away."
         )
 
 

@@ -39,11 +39,11 @@ def connection_config(
 ) -> metadata_store_pb2.ConnectionConfig:
     """Returns ML Metadata's settings for a URL; connects to nothing.
 
-    Options, after `?`: `password_env` (name of the variable that holds the password, in place of
-    TFX_MOBILE_METADATA_PASSWORD) or `password_file` (a file that holds nothing else; one newline at its end is
-    not part of it); MySQL: `ssl_ca`, `ssl_cert`, `ssl_key` (files; the server's certificate is then verified);
-    PostgreSQL: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, as libpq has them. An empty variable means a user
-    without a password. SQLite takes no option.
+    Options, after `?`: `password_env` (the variable that holds the password, in place of
+    TFX_MOBILE_METADATA_PASSWORD; an empty one means a user without a password) or `password_file` (a file that
+    holds nothing else but a newline at its end). MySQL: `ssl_ca`, `ssl_cert`, `ssl_key` (files; the server's
+    certificate is then verified). PostgreSQL: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, as libpq has them.
+    SQLite takes none.
 
     Args:
       url: As above. What is special in a URL is percent-encoded.
@@ -52,33 +52,35 @@ def connection_config(
     Raises:
       ConfigError: The URL cannot be used as it is, or its password is not there. Never holds the password.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     if scheme not in (*_PORTS, "sqlite") or not rest:
+        got = repr(scheme) if separator and re.fullmatch("[A-Za-z0-9+.-]+", scheme) else "none of them"
         raise ConfigError(
-            f"The metadata URL must begin with sqlite:///, mysql:// or postgresql://; got {_shown(url)}."
+            f"The metadata URL must begin with sqlite:///, mysql:// or postgresql://; got {got}."
         )
     if scheme == "sqlite":
         return _sqlite(url)
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port if parts.port is not None else _PORTS[scheme]
-    except ValueError as error:
-        raise ConfigError(
-            f"The metadata URL's port must be a number from 1 to 65535; got {_shown(url)}: {error}."
-        ) from error
-    user, database = urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.path[1:])
-    if parts.password is not None:
+    if ":" in rest.rpartition("@")[0].partition("/")[0]:
         raise ConfigError(
             f"The metadata URL must not hold the password; got one in {_shown(url)}. Put it into the "
             f"environment variable {PASSWORD_VARIABLE}, or into a file that ?password_file= names."
         )
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = _PORTS[scheme] if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ConfigError(
+            f"The metadata URL's port must be a number from 1 to 65535; got another in {_shown(url)}."
+        )
+    user, database = urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.path[1:])
     _check("user", user, _USER, "be given before @, without spaces and quotes", url)
     _check("host", parts.hostname or "", _HOST, "be given after @, a name or an address", url)
     _check("database", database, _DATABASE, "be given after the host, of letters, digits and '_'", url)
-    if port == 0 or parts.fragment:
+    if parts.fragment:
         raise ConfigError(
-            "The metadata URL must have a port from 1 to 65535 and nothing after '#' (as part of a name it is "
-            f"written %23); got {_shown(url)}."
+            f"The metadata URL must have no '#' (as part of a name it is %23); got {_shown(url)}."
         )
     options = _options(parts.query, _OPTIONS[scheme], url)
     password = _password(options, os.environ if environment is None else environment, url)
@@ -222,9 +224,8 @@ def _postgresql(
             value = options[key] if key == "sslmode" else _conninfo(_file(key, options[key]))
             setattr(config.ssloption, key, value)
     if config.ssloption.sslmode and config.ssloption.sslmode not in _SSL_MODES:
-        raise ConfigError(
-            f"sslmode must be one of {', '.join(_SSL_MODES)}; got {config.ssloption.sslmode!r}."
-        )
+        modes = ", ".join(_SSL_MODES)
+        raise ConfigError(f"sslmode must be one of {modes}; got {config.ssloption.sslmode!r}.")
     return metadata_store_pb2.ConnectionConfig(postgresql=config)
 
 
@@ -235,8 +236,8 @@ def _options(query: str, known: tuple[str, ...], url: str) -> dict[str, str]:
         if key not in allowed or key in options or not value:
             # Not the value: it may be a password.
             raise ConfigError(
-                f"An option of the metadata URL must be one of {', '.join(allowed)}, given once, with a value; "
-                f"got {key!r} in {_shown(url)}."
+                f"An option of the metadata URL must be one of {', '.join(allowed)}, once, with a value; got "
+                f"{key!r} in {_shown(url)}."
             )
         options[key] = value
     return options
@@ -245,7 +246,8 @@ def _options(query: str, known: tuple[str, ...], url: str) -> dict[str, str]:
 def _password(options: Mapping[str, str], environment: Mapping[str, str], url: str) -> str:
     if "password_file" in options and "password_env" in options:
         raise ConfigError(
-            f"The metadata password must come from one place; got password_file and password_env: {_shown(url)}."
+            "The metadata password must come from one place; got password_file and password_env in "
+            f"{_shown(url)}."
         )
     if "password_file" in options:
         path = options["password_file"]
@@ -263,8 +265,8 @@ def _password(options: Mapping[str, str], environment: Mapping[str, str], url: s
         found = environment.get(name)
         if found is None:
             raise ConfigError(
-                f"The password of {_shown(url)} must be in the environment variable {name}; it is not set. Set it "
-                "(to nothing for a user without a password), or name a file with ?password_file=."
+                f"The password of {_shown(url)} must be in the environment variable {name}; it is not set. Set "
+                "it (to nothing for a user without a password), or name a file with ?password_file=."
             )
         password = found
     if "\0" in password or "\n" in password:
@@ -287,13 +289,14 @@ def _check(what: str, value: str, pattern: re.Pattern[str], rule: str, url: str)
 
 
 def _shown(url: str) -> str:
-    """Returns the URL without what may be a password."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return repr(url) if "@" not in url else "a URL without ://"
-    rest = rest.split("?")[0]
-    credentials, at, place = rest.rpartition("@")
-    return f"{scheme}://{credentials.partition(':')[0]}{at}{place}"
+    """Returns the URL without options, and without anything that may be a part of a password."""
+    scheme, _, rest = url.partition("://")
+    plain = rest.partition("?")[0]
+    credentials, at, place = plain.rpartition("@")
+    found = re.fullmatch(r"(\[[^]]*\]|[^:/#]*)(:\d*)?(/[^#]*)?", place)
+    if not found or ("@" in rest and not at):
+        return f"{scheme}://..."
+    return f"{scheme}://{credentials.partition(':')[0]}{at}{''.join(part or '' for part in found.groups())}"
 
 
 def _conninfo(value: str) -> str:
@@ -326,11 +329,9 @@ def _check_answers(config: metadata_store_pb2.ConnectionConfig) -> None:
 
 
 def _refused(config: metadata_store_pb2.ConnectionConfig, text: str) -> MetadataError:
-    for pattern, rule, what_to_do in _PROBLEMS:
-        if found := pattern.search(text):
-            break
-    else:
-        found, rule, what_to_do = _FIRST_LINE.search(text), "do what ML Metadata asks", _LOOK
+    matches = ((pattern.search(text), rule, what_to_do) for pattern, rule, what_to_do in _PROBLEMS)
+    fallback = (_FIRST_LINE.search(text), "do what ML Metadata asks", _LOOK)
+    found, rule, what_to_do = next((each for each in matches if each[0]), fallback)
     reason = found.group(1).strip().rstrip(".") if found else "no reason"
     return MetadataError(f"The metadata database {describe(config)} must {rule}; got: {reason}. {what_to_do}")
 
@@ -425,7 +426,7 @@ _PROBLEMS = tuple(
         (
             "(Concurrent writes aborted|database is locked)",
             "be free within seconds",
-            "Another program holds its lock. Run again when that is done; for several runs at once use a server.",
+            "Another program holds its lock. Run again when that is done; for many at once use a server.",
         ),
         (
             r"(server closed the connection[^\n]*|terminating connection[^\n]*|Lost connection[^\n]*"

@@ -52,8 +52,8 @@ def _lock(descriptor: int, pipeline_name: str, folder: Path) -> None:
     except (BlockingIOError, PermissionError):
         holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         raise ConfigError(
-            f"Pipeline {pipeline_name!r} must run once at a time in {folder}; {holder} runs it there now. Wait "
-            "for it, or stop it; then run again."
+            f"Pipeline {pipeline_name!r} must run once at a time in {folder}; {holder} runs it there now. "
+            "Wait for it, or stop it; then run again."
         ) from None
     except OSError as error:
         _LOGGER.warning("No lock in %s (%s): do not run the pipeline twice at once.", folder, error.strerror)
