@@ -239,8 +239,8 @@ def _check_database(pipeline: tfx_pipeline.Pipeline) -> None:
     if numbered[highest] > newest:
         raise ConfigError(
             "The folder of the artifacts must belong to the metadata database "
-            f"{databases.describe(connection)}; got {highest}, while its newest execution is {newest}: another "
-            f"or an older database numbered it. Use that one, or move {root} away."
+            f"{databases.describe(connection)}; got {highest}, while its newest execution is {newest}: "
+            f"another or an older database numbered it. Use that one, or move {root} away."
         )
 
 

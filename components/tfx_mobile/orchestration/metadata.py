@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import socket
+import sqlite3
 import tempfile
 import time
 import urllib.parse
@@ -40,10 +41,10 @@ def connection_config(
     """Returns ML Metadata's settings for a URL; connects to nothing.
 
     Options, after `?`: `password_env` (the variable that holds the password, in place of
-    TFX_MOBILE_METADATA_PASSWORD; an empty one means a user without a password) or `password_file` (a file that
-    holds nothing else but a newline at its end). MySQL: `ssl_ca`, `ssl_cert`, `ssl_key` (files; the server's
-    certificate is then verified). PostgreSQL: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, as libpq has them.
-    SQLite takes none.
+    TFX_MOBILE_METADATA_PASSWORD; an empty one means a user without a password) or `password_file` (a file
+    that holds nothing else but a newline at its end). MySQL: `ssl_ca`, `ssl_cert`, `ssl_key` (files; the
+    server's certificate is then verified). PostgreSQL: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, as
+    libpq has them. SQLite takes none.
 
     Args:
       url: As above. What is special in a URL is percent-encoded.
@@ -72,7 +73,8 @@ def connection_config(
         port = 0
     if port == 0:
         raise ConfigError(
-            f"The metadata URL's port must be a number from 1 to 65535; got another in {_shown(url)}."
+            f"The metadata URL's port must be from 1 to 65535, after a host's name or [address]; got "
+            f"{_shown(url)}."
         )
     user, database = urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.path[1:])
     _check("user", user, _USER, "be given before @, without spaces and quotes", url)
@@ -120,7 +122,10 @@ def check(config: metadata_store_pb2.ConnectionConfig) -> None:
     Raises:
       MetadataError: It cannot be used; the message has the reason and what to do.
     """
-    _check_answers(config)
+    if config.HasField("sqlite"):
+        _check_is_free(config)
+    else:
+        _check_answers(config)
     deadline = time.monotonic() + _TABLES_SECONDS
     while True:
         with _standard_error() as written:
@@ -265,8 +270,8 @@ def _password(options: Mapping[str, str], environment: Mapping[str, str], url: s
         found = environment.get(name)
         if found is None:
             raise ConfigError(
-                f"The password of {_shown(url)} must be in the environment variable {name}; it is not set. Set "
-                "it (to nothing for a user without a password), or name a file with ?password_file=."
+                f"The password of {_shown(url)} must be in the environment variable {name}; it is not set. "
+                "Set it (to nothing for a user without a password), or name a file with ?password_file=."
             )
         password = found
     if "\0" in password or "\n" in password:
@@ -313,10 +318,8 @@ def _check_answers(config: metadata_store_pb2.ConnectionConfig) -> None:
     """Refuses a server that cannot be reached: asking ML Metadata would take minutes and give no reason."""
     if config.HasField("mysql"):
         host, port = config.mysql.host, config.mysql.port
-    elif config.HasField("postgresql"):
-        host, port = config.postgresql.host or config.postgresql.hostaddr, int(config.postgresql.port)
     else:
-        return
+        host, port = config.postgresql.host or config.postgresql.hostaddr, int(config.postgresql.port)
     if not host or host.startswith("/"):
         return  # a Unix socket, in settings that were not made here
     try:
@@ -326,6 +329,20 @@ def _check_answers(config: metadata_store_pb2.ConnectionConfig) -> None:
             f"The metadata database {describe(config)} must be running and reachable; got: "
             f"{error.strerror or error}. Start it, or correct host and port."
         ) from error
+
+
+def _check_is_free(config: metadata_store_pb2.ConnectionConfig) -> None:
+    """Refuses a file that is locked: asking ML Metadata would take 40 seconds, 2 for each of its tables."""
+    path = urllib.parse.quote(config.sqlite.filename_uri)
+    mode = "ro" if config.sqlite.connection_mode == config.sqlite.READONLY else "rwc"
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{path}?mode={mode}", _LOCK_SECONDS, uri=True)
+        ) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+    except sqlite3.Error as error:
+        raise _refused(config, str(error)) from error
 
 
 def _refused(config: metadata_store_pb2.ConnectionConfig, text: str) -> MetadataError:
@@ -373,6 +390,7 @@ _DATABASE = re.compile(r"[A-Za-z0-9_]+")
 _PRINTED_PASSWORD = re.compile(r'(\b(?:ssl)?password: )"(?:[^"\\]|\\.)*"')
 
 _ANSWER_SECONDS = 10.0
+_LOCK_SECONDS = 5.0
 _TABLES_SECONDS = 30.0
 _BEING_MADE = re.compile("concurrent connection to the empty database|already exists|duplicate key")
 _TFX_COULD_NOT_CONNECT = "Failed to establish connection to Metadata storage"
