@@ -101,11 +101,19 @@ def postgresql(databases: tuple[str, ...]) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def mariadb(databases: tuple[str, ...], *settings: str) -> Iterator[Server]:
-    """A MariaDB, which speaks MySQL's protocol; USER may do everything in `databases`."""
+def mariadb(databases: tuple[str, ...], tls: tuple[str, str] | None = None) -> Iterator[Server]:
+    """A MariaDB, which speaks MySQL's protocol; USER may do everything in `databases`.
+
+    With `tls`, a private key and its certificate as PEM, it takes no connection without.
+    """
     with _folder("my-") as folder:
-        data = f"--datadir={folder / 'data'}"
-        _run([_program("mariadb-install-db"), "--no-defaults", data, "--skip-test-db"], folder)
+        (folder / "data").mkdir()
+        _give_away(folder / "data")
+        server = [_program("mariadbd"), "--no-defaults", f"--datadir={folder / 'data'}"]
+        # What mariadb-install-db does, with one Debian package less.
+        tables = [_system_sql(name) for name in ("system_tables", "performance_tables", "system_tables_data")]
+        prelude = "CREATE DATABASE mysql;\nUSE mysql;\nSET @skip_auth_anonymous=1, @auth_root_socket=NULL;\n"
+        _run([*server, "--bootstrap", "--skip-grant-tables"], folder, prelude + "".join(tables))
         quoted = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
         lines = [f"CREATE USER IF NOT EXISTS {USER}@'%' IDENTIFIED BY '{quoted}';"]
         for name in databases:
@@ -114,11 +122,13 @@ def mariadb(databases: tuple[str, ...], *settings: str) -> Iterator[Server]:
                 f"GRANT ALL ON {name}.* TO {USER}@'%';",
             ]
         (folder / "init.sql").write_text("\n".join(lines) + "\n")
+        settings = []
+        for name, text in zip(("ssl-key", "ssl-cert"), tls or (), strict=False):
+            (folder / name).write_text(text)
+            settings += [f"--{name}={folder / name}", "--require-secure-transport=ON"]
         port = _free_port()
         command = [
-            _program("mariadbd"),
-            "--no-defaults",
-            data,
+            *server,
             f"--port={port}",
             "--bind-address=127.0.0.1",
             "--skip-name-resolve",
@@ -143,13 +153,24 @@ def _running(server: Server) -> Iterator[Server]:
 def _folder(prefix: str) -> Iterator[Path]:
     # Not pytest's: nobody but its user may look into that one.
     folder = Path(tempfile.mkdtemp(prefix=prefix))
-    if os.getuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    _give_away(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _give_away(folder: Path) -> None:
+    if os.getuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+
+
+def _system_sql(name: str) -> str:
+    found = glob.glob(f"/usr/share/m*/m*_{name}.sql")  # mysql/mysql_ in Debian 12, mariadb/mariadb_ later
+    if not found:
+        raise RuntimeError(f"mariadb-server-core has no SQL of {name}: /usr/share/m*/m*_{name}.sql")
+    return Path(found[0]).read_text()
 
 
 def _run(command: list[str], folder: Path, text: str = "") -> None:

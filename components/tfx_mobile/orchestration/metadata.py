@@ -42,9 +42,9 @@ def connection_config(
 
     Options, after `?`: `password_env` (the variable that holds the password, in place of
     TFX_MOBILE_METADATA_PASSWORD; an empty one means a user without a password) or `password_file` (a file
-    that holds nothing else but a newline at its end). MySQL: `ssl_ca`, `ssl_cert`, `ssl_key` (files; the
-    server's certificate is then verified). PostgreSQL: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, as
-    libpq has them. SQLite takes none.
+    that holds nothing else but a newline at its end). MySQL: `ssl_ca`, `ssl_cert`, `ssl_key` (files) and
+    `ssl_verify` (yes, or no: any certificate is taken); with one of them, TLS is used. PostgreSQL: `sslmode`,
+    `sslrootcert`, `sslcert`, `sslkey`, as libpq has them. SQLite takes none.
 
     Args:
       url: As above. What is special in a URL is percent-encoded.
@@ -203,16 +203,22 @@ def _sqlite(url: str) -> metadata_store_pb2.ConnectionConfig:
 def _mysql(
     host: str, port: int, user: str, database: str, password: str, options: Mapping[str, str]
 ) -> metadata_store_pb2.ConnectionConfig:
+    # MySQL's client takes localhost for a Unix socket of its own.
+    host = "127.0.0.1" if host == "localhost" else host
     config = metadata_store_pb2.MySQLDatabaseConfig(
         host=host, port=port, user=user, database=database, skip_db_creation=True
     )
     if password:
         config.password = password
-    if files := {key: _file(key, options[key]) for key in _OPTIONS["mysql"] if key in options}:
-        # Without verification the client goes on in the clear when the server offers no TLS.
-        config.ssl_options.verify_server_cert = True
-        for key, path in files.items():
-            setattr(config.ssl_options, key.removeprefix("ssl_"), path)
+    if given := [key for key in _OPTIONS["mysql"] if key in options]:
+        verify = options.get("ssl_verify", "yes")
+        if verify not in ("yes", "no"):
+            raise ConfigError(f"ssl_verify must be yes or no; got {verify!r}.")
+        # Without verification the client takes any certificate, and no TLS at all where none is offered.
+        config.ssl_options.verify_server_cert = verify == "yes"
+        for key in given:
+            if key != "ssl_verify":
+                setattr(config.ssl_options, key.removeprefix("ssl_"), _file(key, options[key]))
     return metadata_store_pb2.ConnectionConfig(mysql=config)
 
 
@@ -380,7 +386,7 @@ def _standard_error() -> Iterator[list[str]]:
 
 _PORTS = {"mysql": 3306, "postgresql": 5432}
 _OPTIONS = {
-    "mysql": ("ssl_ca", "ssl_cert", "ssl_key"),
+    "mysql": ("ssl_ca", "ssl_cert", "ssl_key", "ssl_verify"),
     "postgresql": ("sslmode", "sslrootcert", "sslcert", "sslkey"),
 }
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -410,6 +416,17 @@ _PROBLEMS = tuple(
             r'PostgreSQL error: (?:FATAL: +)?([^\n]*(?:authentication|password|role "|pg_hba)[^\n]*)',
             "let the user in",
             "Correct user and password, or the server's pg_hba.conf.",
+        ),
+        (
+            "(mysql_real_connect failed)",
+            "let the user in",
+            "The client gives no reason. Check user and password, that the user's plugin is "
+            "mysql_native_password, and TLS: docs/metadata.md.",
+        ),
+        (
+            r"(Access denied for user '[^']*'@'[^']*' to database '[^']*')",
+            "exist and be open to the user",
+            "Make and grant it: docs/metadata.md has the SQL.",
         ),
         (
             r'(database "[^"\n]*" does not exist|Unknown database [^\n,]*)',
