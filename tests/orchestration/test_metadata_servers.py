@@ -1,4 +1,4 @@
-"""ML Metadata on real servers: PostgreSQL and MariaDB, killed and started again, with several runs at once."""
+"""ML Metadata on real PostgreSQL and MariaDB: runs at once, killed runs, killed servers, refused users."""
 
 import dataclasses
 import json
@@ -324,8 +324,8 @@ def test_a_database_that_goes_away_is_one_clear_error(story: Story) -> None:
     assert story.gone.states == {"Numbers": "done", "Total": "done", "Patient": "failed"}
     assert story.gone.stderr.splitlines() == [
         "",
-        f"error: Component 'Patient' failed: The metadata database {story.url} must be running and reachable; "
-        "got: Connection refused. Start it, or correct host and port.",
+        f"error: Component 'Patient' failed: The metadata database {story.url} must be running and "
+        "reachable; got: Connection refused. Start it, or correct host and port.",
         f"The log is {story.folder / 'gone' / 'run.log'}.",
         "Finished components are kept: run again, and the pipeline continues after them.",
     ]
@@ -377,8 +377,8 @@ def test_artifacts_that_another_database_numbered_are_not_written_into(runs: Run
     artifacts = tmp_path / "w" / "artifacts"
     assert ended.stderr == (
         "\nerror: The folder of the artifacts must belong to the metadata database "
-        f"sqlite://{tmp_path}/w/metadata.sqlite; got {artifacts}/Patient/report/3, while its newest execution is "
-        f"0: another or an older database numbered it. Use that one, or move {artifacts} away.\n"
+        f"sqlite://{tmp_path}/w/metadata.sqlite; got {artifacts}/Patient/report/3, while its newest "
+        f"execution is 0: another or an older database numbered it. Use that one, or move {artifacts} away.\n"
     )
     artifacts.rename(tmp_path / "away")
     assert runs.run(tmp_path / "w", "tiny", None, "4 5").states == DONE
@@ -391,6 +391,6 @@ def test_a_damaged_metadata_file_is_one_clear_error_and_nothing_runs(runs: Runs,
     ended = runs.run(tmp_path / "w", "tiny", None)
     assert (ended.status, ended.states) == (2, {})
     assert ended.stderr == (
-        f"\nerror: The metadata database sqlite://{tmp_path}/w/metadata.sqlite must be a sound SQLite file; got: "
-        "file is not a database. Restore a backup, or move it and its artifacts away to start anew.\n"
+        f"\nerror: The metadata database sqlite://{tmp_path}/w/metadata.sqlite must be a sound SQLite file; "
+        "got: file is not a database. Restore a backup, or move it and its artifacts away to start anew.\n"
     )
