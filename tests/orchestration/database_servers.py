@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+READER = "reader"
 USER, PASSWORD = "mlmd", """it's a "secret" \\ of 100 %"""
 """What has to be quoted in one place or another."""
 SECONDS_TO_START = 60.0
@@ -85,24 +86,26 @@ class Server:
 
 @contextlib.contextmanager
 def postgresql(databases: tuple[str, ...]) -> Iterator[Server]:
-    """A PostgreSQL that asks for passwords; `databases` belong to USER."""
+    """A PostgreSQL that asks for passwords; `databases` belong to USER, and READER may look into them."""
     with _folder("pg-") as folder:
-        (folder / "password").write_text(PASSWORD + "\n")
+        (folder / "password").write_text("of the superuser\n")
         data = str(folder / "data")
-        made = ["-U", USER, "-A", "scram-sha-256", "--pwfile", str(folder / "password"), "--no-sync"]
+        made = ["-U", "postgres", "-A", "scram-sha-256", "--pwfile", str(folder / "password"), "--no-sync"]
         _run([_program("initdb"), "-D", data, *made], folder)
         settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off"]
         options = [part for setting in settings for part in ("-c", setting)]
         port = _free_port()
         command = [_program("postgres"), "-D", data, "-p", str(port), *options]
-        sql = "".join(f"CREATE DATABASE {name};\n" for name in databases)
+        quoted = PASSWORD.replace("'", "''")
+        sql = "".join(f"CREATE ROLE {user} LOGIN PASSWORD '{quoted}';\n" for user in (USER, READER))
+        sql += "".join(f"CREATE DATABASE {name} OWNER {USER};\n" for name in databases)
         _run([_program("postgres"), "--single", "-D", data, "postgres"], folder, sql)
         yield from _running(Server("postgresql", port, folder, command))
 
 
 @contextlib.contextmanager
 def mariadb(databases: tuple[str, ...], tls: tuple[str, str] | None = None) -> Iterator[Server]:
-    """A MariaDB, which speaks MySQL's protocol; USER may do everything in `databases`.
+    """A MariaDB, which speaks MySQL's protocol; USER may do everything in `databases`, READER read.
 
     With `tls`, a private key and its certificate as PEM, it takes no connection without.
     """
@@ -115,11 +118,13 @@ def mariadb(databases: tuple[str, ...], tls: tuple[str, str] | None = None) -> I
         prelude = "CREATE DATABASE mysql;\nUSE mysql;\nSET @skip_auth_anonymous=1, @auth_root_socket=NULL;\n"
         _run([*server, "--bootstrap", "--skip-grant-tables"], folder, prelude + "".join(tables))
         quoted = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
-        lines = [f"CREATE USER IF NOT EXISTS {USER}@'%' IDENTIFIED BY '{quoted}';"]
+        plugin = f"VIA mysql_native_password USING PASSWORD('{quoted}')"
+        lines = [f"CREATE USER IF NOT EXISTS {user}@'%' IDENTIFIED {plugin};" for user in (USER, READER)]
         for name in databases:
             lines += [
                 f"CREATE DATABASE IF NOT EXISTS {name};",
                 f"GRANT ALL ON {name}.* TO {USER}@'%';",
+                f"GRANT SELECT ON {name}.* TO {READER}@'%';",
             ]
         (folder / "init.sql").write_text("\n".join(lines) + "\n")
         settings = []

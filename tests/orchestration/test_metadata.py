@@ -189,6 +189,21 @@ def test_settings_of_tls_are_files_and_mysql_then_verifies_the_server(tmp_path: 
     assert options.sslrootcert == "'" + str(ca).replace("'", "\\'") + "'"
 
 
+def test_mysql_on_this_machine_is_reached_by_tcp() -> None:
+    # Its client would look for a Unix socket where Debian's server has none.
+    assert metadata.connection_config("mysql://me@localhost/db", SECRET).mysql.host == "127.0.0.1"
+    assert metadata.connection_config("postgresql://me@localhost/db", SECRET).postgresql.host == "localhost"
+
+
+def test_tls_without_verification_has_to_be_asked_for() -> None:
+    options = metadata.connection_config("mysql://me@host/db?ssl_verify=no", SECRET).mysql.ssl_options
+    assert options.HasField("verify_server_cert")
+    assert not options.verify_server_cert
+    assert not metadata.connection_config("mysql://me@host/db", SECRET).mysql.HasField("ssl_options")
+    with pytest.raises(ConfigError, match=re.escape("ssl_verify must be yes or no; got 'maybe'.")):
+        metadata.connection_config("mysql://me@host/db?ssl_verify=maybe", SECRET)
+
+
 # passwords
 
 
@@ -339,6 +354,17 @@ def test_what_is_written_to_standard_error_while_checking_arrives(
         os.write(2, b"said by C++\n")
     assert written == ["said by C++\n"]
     assert capfd.readouterr().err == "said by C++\n"
+
+
+def test_a_database_in_memory_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for config in (
+        metadata_store_pb2.ConnectionConfig(sqlite=metadata_store_pb2.SqliteMetadataSourceConfig()),
+        metadata_store_pb2.ConnectionConfig(fake_database=metadata_store_pb2.FakeDatabaseConfig()),
+    ):
+        metadata.check(config)
+        assert metadata.newest_execution(config) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 # explaining

@@ -29,7 +29,7 @@ MAKE = {"postgresql": database_servers.postgresql, "mysql": database_servers.mar
 @pytest.fixture(scope="session", params=MAKE)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server with empty databases; the tests fail, and say what to install, where it cannot be had."""
-    with MAKE[request.param](("checks", "story")) as started:
+    with MAKE[request.param](("checks", "story", "bare")) as started:
         yield started
 
 
@@ -80,6 +80,17 @@ def test_a_database_that_does_not_exist_is_not_made(server: Server) -> None:
         reason = "Access denied for user 'mlmd'@'%' to database 'nowhere'"
         what_to_do = "Make and grant it: docs/metadata.md has the SQL."
         assert said == f"exist and be open to the user; got: {reason}. {what_to_do}"
+
+
+def test_a_user_that_may_not_make_tables_is_refused(server: Server) -> None:
+    said = refusal(server.url("bare", user=database_servers.READER), SECRET)
+    reason = {
+        "postgresql": "permission denied for schema public",
+        "mysql": "CREATE command denied to user 'reader'@'127.0.0.1' for table `bare`.`Type`",
+    }[server.scheme]
+    assert said == (
+        f"let the user make and write tables; got: {reason}. Grant it: docs/metadata.md has the SQL."
+    )
 
 
 def test_a_port_where_nobody_answers_is_refused_at_once(server: Server) -> None:
@@ -370,6 +381,8 @@ def test_the_password_is_in_no_file_of_a_run(story: Story) -> None:
 @pipeline
 def test_artifacts_that_another_database_numbered_are_not_written_into(runs: Runs, tmp_path: Path) -> None:
     assert runs.run(tmp_path / "w", "tiny", None).status == 0
+    (tmp_path / "w" / "artifacts" / "serving" / "tiny" / "1700000000").mkdir(parents=True)  # nobody's output
+    assert runs.run(tmp_path / "w", "tiny", None).states == CACHED
     (tmp_path / "w" / "metadata.sqlite").unlink()
     ended = runs.run(tmp_path / "w", "tiny", None, "4 5")
     assert ended.status == 2

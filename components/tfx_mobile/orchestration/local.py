@@ -232,7 +232,13 @@ def _check_database(pipeline: tfx_pipeline.Pipeline) -> None:
     databases.check(connection)
     root = Path(str(pipeline.pipeline_info.pipeline_root))
     # Folders first: what another run adds in between has a number of the database by then.
-    numbered = {path: int(path.name) for path in root.glob("*/*/*") if path.name.isdecimal()}
+    numbered = {
+        path: int(path.name)
+        for component in pipeline.components
+        for key in component.outputs
+        for path in (root / component.id / key).glob("*")
+        if path.name.isdecimal()
+    }
     if not numbered:
         return
     highest, newest = max(numbered, key=lambda path: numbered[path]), databases.newest_execution(connection)

@@ -324,8 +324,10 @@ def _check_answers(config: metadata_store_pb2.ConnectionConfig) -> None:
     """Refuses a server that cannot be reached: asking ML Metadata would take minutes and give no reason."""
     if config.HasField("mysql"):
         host, port = config.mysql.host, config.mysql.port
-    else:
+    elif config.HasField("postgresql"):
         host, port = config.postgresql.host or config.postgresql.hostaddr, int(config.postgresql.port)
+    else:
+        return
     if not host or host.startswith("/"):
         return  # a Unix socket, in settings that were not made here
     try:
@@ -339,6 +341,8 @@ def _check_answers(config: metadata_store_pb2.ConnectionConfig) -> None:
 
 def _check_is_free(config: metadata_store_pb2.ConnectionConfig) -> None:
     """Refuses a file that is locked: asking ML Metadata would take 40 seconds, 2 for each of its tables."""
+    if not config.sqlite.filename_uri.startswith("/"):
+        return  # in memory, or a URI of SQLite's own
     path = urllib.parse.quote(config.sqlite.filename_uri)
     mode = "ro" if config.sqlite.connection_mode == config.sqlite.READONLY else "rwc"
     try:
@@ -434,7 +438,7 @@ _PROBLEMS = tuple(
             "Make it: docs/metadata.md has the SQL.",
         ),
         (
-            r"(permission denied for [^\n]*|[A-Za-z ]*command denied to user [^\n]*)",
+            r"(permission denied for [^\n]*|[A-Za-z ]*command denied to user [^\n,]*)",
             "let the user make and write tables",
             "Grant it: docs/metadata.md has the SQL.",
         ),
