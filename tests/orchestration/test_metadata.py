@@ -175,6 +175,7 @@ def test_a_password_file_is_read_without_the_newline_at_its_end(tmp_path: Path) 
     file.write_bytes(b"\xffswordfish")
     with pytest.raises(ConfigError, match=re.escape(f"got '{file}': it is not UTF-8.")) as caught:
         metadata.connection_config(url, {})
+    assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
 

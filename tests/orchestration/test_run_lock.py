@@ -61,6 +61,9 @@ def test_a_killed_run_keeps_nobody_out_though_its_child_lives(holder, tmp_path: 
     process.kill()
     process.wait()
     os.kill(child, 0)
+    (tmp_path / ".tiny.lock").write_text(
+        "process 1 on a machine with a name that is longer than all others\n" * 3
+    )
     with run_lock.only_run("tiny", tmp_path):
         assert (tmp_path / ".tiny.lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
 
