@@ -34,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     workspace: Path = arguments.workspace.absolute()
     try:
         source = data.csv_folder(arguments.data) if arguments.data else data.chicago()
+        if arguments.metadata is not None:
+            from tfx_mobile.orchestration import metadata
+
+            metadata.connection_config(
+                arguments.metadata
+            )  # what is wrong with it is said before TFX is loaded
         print("Loading TFX (10 to 60 seconds) ...", flush=True)
         with run_log.everything_to(workspace / LOG_FILE):
             from taxi_fare import demo
@@ -43,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             epochs=arguments.epochs,
             gates=_gates(arguments),
             workspace=workspace,
+            metadata_url=arguments.metadata,
             log_file=workspace / LOG_FILE,
         )
     except TfxMobileError as error:
@@ -69,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         default=Path("workspace"),
         help="where artifacts, metadata, registry and log go (default: workspace)",
+    )
+    parser.add_argument(
+        "--metadata",
+        metavar="URL",
+        help="a MySQL or PostgreSQL database instead of a file in the workspace, such as "
+        "mysql://user@host:3306/database; the password is in the variable TFX_MOBILE_METADATA_PASSWORD",
     )
     parser.add_argument(
         "--epochs",

@@ -37,6 +37,7 @@ def run(
     gates: tuple[Gate, ...],
     workspace: Path,
     log_file: Path,
+    metadata_url: str | None = None,
 ) -> int:
     """Runs the pipeline and prints what came out.
 
@@ -47,6 +48,7 @@ def run(
       gates: Added to the pipeline's own.
       workspace: For artifacts, metadata and registry.
       log_file: For everything TFX says.
+      metadata_url: A database in place of a file in the workspace.
 
     Returns:
       0 when the model is in the registry, 1 when no candidate passed the gates.
@@ -61,7 +63,7 @@ def run(
             feature_set=feature_set,
             epochs=epochs,
             gates=(*pipeline.DEFAULT_GATES, *gates),
-            **local.local_settings(workspace),
+            **local.local_settings(workspace, metadata_url=metadata_url),
         ),
         log_file=log_file,
     )

@@ -16,7 +16,7 @@ def message(error: BaseException) -> str:
     text (a RuntimeError that holds a traceback) or has added the name of its step. Of any other exception:
     its type and the last line of its message.
     """
-    for each in _chain(error):
+    for each in chain(error):
         found = _without_step(str(each)) if isinstance(each, TfxMobileError) else _in_text(str(each))
         if found:
             return found
@@ -28,7 +28,8 @@ def message(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1]}"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields the exception, then what caused it, one by one."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)

@@ -4,16 +4,18 @@ What runs when comes from the runner's log records, what came out of it from ML 
 patched. Does not run anything on a cluster (kubeflow).
 """
 
+import contextlib
 import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypedDict
 
 import apache_beam as beam
+from google.protobuf import message
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.components.base import base_node
 from tfx.orchestration import metadata
@@ -22,7 +24,8 @@ from tfx.orchestration.local import local_dag_runner
 from tfx.proto.orchestration import pipeline_pb2
 
 from tfx_mobile.common.errors import ConfigError, TfxMobileError
-from tfx_mobile.orchestration import failure, run_log
+from tfx_mobile.orchestration import failure, run_lock, run_log
+from tfx_mobile.orchestration import metadata as databases
 from tfx_mobile.orchestration.progress import ComponentRun, Progress, State, duration
 
 
@@ -89,8 +92,10 @@ def run(pipeline: tfx_pipeline.Pipeline, *, log_file: Path, stream: TextIO | Non
       What each component did and put out.
 
     Raises:
-      PipelineFailed: A component failed. Finished ones are kept.
-      ConfigError: The log file cannot be written.
+      PipelineFailed: A component failed, or the metadata database went away. Finished ones are kept.
+      MetadataError: The metadata database cannot be used; nothing ran.
+      ConfigError: The log file cannot be written, the pipeline runs in this folder already, or the folder's
+        artifacts are of another database; nothing ran.
       KeyboardInterrupt: As it came, after the terminal is restored and the log closed.
     """
     log_file = log_file.absolute()
@@ -99,16 +104,19 @@ def run(pipeline: tfx_pipeline.Pipeline, *, log_file: Path, stream: TextIO | Non
         hint = "Run again with enable_cache=True to continue after the components that finished."
     with run_log.everything_to(log_file, stream) as visible:
         _say(visible, f"Pipeline {pipeline.pipeline_name!r}. Log: {log_file}")
-        try:
-            result, error = _run(pipeline, visible)
-        except KeyboardInterrupt:
-            _say(visible, f"Interrupted. {hint}")
-            raise
+        with _alone(pipeline):
+            _check_database(pipeline)
+            try:
+                result, error = _run(pipeline, visible)
+            except KeyboardInterrupt:
+                _say(visible, f"Interrupted. {hint}")
+                raise
+        what = failure.message(_explained(error, pipeline)) if error else ""
         if error is None:
             _say(visible, _summary(result))
             return result
     # Its chain would print TFX's stack trace, which is in the log file.
-    raise PipelineFailed(failure.message(error), log_file=log_file, result=result, hint=hint) from None
+    raise PipelineFailed(what, log_file=log_file, result=result, hint=hint) from None
 
 
 class LocalSettings(TypedDict):
@@ -119,32 +127,40 @@ class LocalSettings(TypedDict):
     beam_pipeline_args: list[str]
 
 
-def local_settings(workspace: Path, beam_pipeline_args: Sequence[str] = ()) -> LocalSettings:
-    """Returns the settings of a pipeline that keeps its metadata (SQLite) and artifacts in one folder.
+def local_settings(
+    workspace: Path, beam_pipeline_args: Sequence[str] = (), metadata_url: str | None = None
+) -> LocalSettings:
+    """Returns the settings of a pipeline that keeps its artifacts in one folder, and its metadata there too.
 
     Args:
       workspace: Made when missing; holds `metadata.sqlite` and `artifacts/`.
       beam_pipeline_args: As for Beam; see `with_local_beam_defaults`.
+      metadata_url: A database in place of `metadata.sqlite`, as for `metadata.connection_config`; with a
+        server's, artifacts have a folder of their own in the workspace.
 
     Raises:
-      ConfigError: The workspace cannot be used.
+      ConfigError: The workspace or the URL cannot be used.
     """
     workspace = workspace.absolute()
     database = workspace / "metadata.sqlite"
+    connection = databases.connection_config(metadata_url) if metadata_url is not None else None
     try:
         workspace.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workspace):
             pass
-        with database.open("ab"):
-            pass
+        if connection is None:
+            with database.open("ab"):
+                pass
     except OSError as error:
         raise ConfigError(
             f"The workspace must be a folder that can be written; got {workspace}: {run_log.reason(error)}. "
             "Choose another folder."
         ) from error
+    if connection is None:
+        connection = metadata.sqlite_metadata_connection_config(str(database))
     return LocalSettings(
-        pipeline_root=str(workspace / "artifacts"),
-        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(database)),
+        pipeline_root=str(workspace / databases.artifacts_folder(connection)),
+        metadata_connection_config=connection,
         beam_pipeline_args=with_local_beam_defaults(beam_pipeline_args),
     )
 
@@ -155,6 +171,7 @@ def local_pipeline(
     workspace: Path,
     beam_pipeline_args: Sequence[str] = (),
     enable_cache: bool = True,
+    metadata_url: str | None = None,
 ) -> tfx_pipeline.Pipeline:
     """Returns a pipeline of these components with the settings of `local_settings`.
 
@@ -164,15 +181,16 @@ def local_pipeline(
       workspace: As for `local_settings`.
       beam_pipeline_args: As for `local_settings`.
       enable_cache: Whether a component whose inputs and settings have not changed is left out.
+      metadata_url: As for `local_settings`.
 
     Raises:
-      ConfigError: The workspace cannot be used.
+      ConfigError: The workspace or the URL cannot be used.
     """
     return tfx_pipeline.Pipeline(
         pipeline_name=name,
         components=list(components),
         enable_cache=enable_cache,
-        **local_settings(workspace, beam_pipeline_args),
+        **local_settings(workspace, beam_pipeline_args, metadata_url),
     )
 
 
@@ -194,6 +212,51 @@ def with_local_beam_defaults(arguments: Sequence[str]) -> list[str]:
     return [*arguments, *added]
 
 
+@contextlib.contextmanager
+def _alone(pipeline: tfx_pipeline.Pipeline) -> Iterator[None]:
+    """Keeps a second run of the pipeline out of its folder; a remote folder has no lock."""
+    root = str(pipeline.pipeline_info.pipeline_root)
+    with contextlib.nullcontext() if "://" in root else run_lock.only_run(pipeline.pipeline_name, Path(root)):
+        yield
+
+
+def _check_database(pipeline: tfx_pipeline.Pipeline) -> None:
+    """Refuses a database that cannot be used, and one that did not number the folders of the artifacts.
+
+    TFX names folders by the numbers that the database gives to executions, and writes into one that is there
+    already: with a database made anew, old rows and new ones would be in one folder.
+    """
+    connection = pipeline.metadata_connection_config
+    if not isinstance(connection, metadata_store_pb2.ConnectionConfig):
+        return
+    databases.check(connection)
+    root = Path(str(pipeline.pipeline_info.pipeline_root))
+    # Folders first: what another run adds in between has a number of the database by then.
+    numbered = {
+        path: int(path.name)
+        for component in pipeline.components
+        for key in component.outputs
+        for path in (root / component.id / key).glob("*")
+        if path.name.isdecimal()
+    }
+    if not numbered:
+        return
+    highest, newest = max(numbered, key=lambda path: numbered[path]), databases.newest_execution(connection)
+    if numbered[highest] > newest:
+        raise ConfigError(
+            "The folder of the artifacts must belong to the metadata database "
+            f"{databases.describe(connection)}; got {highest}, while its newest execution is {newest}: "
+            f"another or an older database numbered it. Use that one, or move {root} away."
+        )
+
+
+def _explained(error: BaseException, pipeline: tfx_pipeline.Pipeline) -> BaseException:
+    """Returns what is wrong with the database when that is why the run failed, else the error itself."""
+    if any(isinstance(each, TfxMobileError) for each in failure.chain(error)):
+        return error
+    return databases.explain(error, pipeline.metadata_connection_config) or error
+
+
 def _run(pipeline: tfx_pipeline.Pipeline, visible: TextIO) -> tuple[RunResult, Exception | SystemExit | None]:
     """Runs the pipeline and returns what it did, and why it failed if it did."""
     absl_logger = logging.getLogger("absl")
@@ -203,6 +266,7 @@ def _run(pipeline: tfx_pipeline.Pipeline, visible: TextIO) -> tuple[RunResult, E
         events = _ComponentEvents(runner, progress)
         arguments, sys.argv = sys.argv, sys.argv[:1]  # Beam executors parse it as absl flags
         absl_logger.addHandler(events)
+        absl_logger.addFilter(_hide_password)
         try:
             runner.run(pipeline)
         except (Exception, SystemExit) as error:
@@ -213,6 +277,7 @@ def _run(pipeline: tfx_pipeline.Pipeline, visible: TextIO) -> tuple[RunResult, E
             events.end_running(State.STOPPED)
             raise
         finally:
+            absl_logger.removeFilter(_hide_password)
             absl_logger.removeHandler(events)
             sys.argv = arguments
         culprit = progress.running
@@ -275,6 +340,16 @@ class _ComponentEvents(logging.Handler):
         """Ends the component that runs now, if one does."""
         if self._progress.running:
             self._progress.end(self._progress.running, state)
+
+
+def _hide_password(record: logging.LogRecord) -> bool:
+    """Takes passwords out of a record: the runner logs the settings of its connection, as they are."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            databases.without_password(str(each)) if isinstance(each, message.Message) else each
+            for each in record.args
+        )
+    return True
 
 
 def _latest_execution(store: Any, node: pipeline_pb2.PipelineNode) -> metadata_store_pb2.Execution | None:
