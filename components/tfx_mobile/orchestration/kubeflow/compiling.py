@@ -551,8 +551,8 @@ def _heading(name: str, defaults: Mapping[str, int | float | str | None]) -> str
     return "\n".join(lines) + "\n"
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Quotes text that is a number in YAML 1.2 only, such as '12e5', which the server reads and PyYAML is not."""
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that is a number in YAML 1.2 only, such as 12e5: the server reads that, PyYAML 1.1."""
 
 
 _Dumper.add_implicit_resolver(
