@@ -687,6 +687,17 @@ def test_an_accelerator_and_mounts_are_written_for_their_component_alone(tmp_pat
     }
 
 
+def test_mounts_given_at_compiling_stay_out_of_the_pipeline(tmp_path):
+    pipeline = odd()
+    mounts = {"Typed": [Volume("data", "/data")]}
+    compile_to(tmp_path / "one.yaml", pipeline, mounts=mounts)
+    compile_to(tmp_path / "two.yaml", pipeline, mounts=mounts)
+    assert (tmp_path / "one.yaml").read_bytes() == (tmp_path / "two.yaml").read_bytes()
+    with_mounts(nodes_of(pipeline)["Typed"], Secret("token", "/data"))
+    with pytest.raises(ConfigError, match=re.escape("got '/data' twice for 'Typed'.")):
+        compile_to(tmp_path / "three.yaml", pipeline, mounts=mounts)
+
+
 def test_without_mounts_there_is_one_document(tmp_path):
     compile_to(tmp_path / "odd.yaml", odd())
     assert len(list(yaml.safe_load_all((tmp_path / "odd.yaml").read_text()))) == 1

@@ -95,25 +95,18 @@ def compile_pipeline(
     """
     _check_arguments(path, image, vertex)
     nodes = _nodes(pipeline)
-    for id_, more in (mounts or {}).items():
-        if id_ not in nodes:
-            raise ConfigError(
-                f"Volumes and secrets must be for components of the pipeline; got {id_!r}. It has "
-                f"{', '.join(nodes)}."
-            )
-        placing.with_mounts(nodes[id_], *more)
-    problems = list(_problems(pipeline, nodes, vertex))
+    mounted = _mounts(nodes, mounts or {})
+    problems = list(_problems(pipeline, nodes, mounted, vertex))
     if problems:
         where = "Vertex AI" if vertex else "open-source Kubeflow Pipelines"
         raise ConfigError(
             "\n".join([f"Pipeline {pipeline.pipeline_name!r} cannot run on {where}.", *problems])
         )
     defaults = _defaults(nodes.values(), parameters or {})
-    text = (
-        _vertex_job(pipeline, nodes, image, defaults)
-        if vertex
-        else _kubeflow_yaml(pipeline, nodes, image, defaults)
-    )
+    if vertex:
+        text = _vertex_job(pipeline, nodes, image, defaults)
+    else:
+        text = _kubeflow_yaml(pipeline, nodes, mounted, image, defaults)
     try:
         write_atomically(path, text.encode())
     except OSError as error:
@@ -175,8 +168,27 @@ def _nodes(pipeline: tfx_pipeline.Pipeline) -> dict[str, base_node.BaseNode]:
     return {node.id: node for node in pipeline.components}
 
 
+def _mounts(
+    nodes: Mapping[str, base_node.BaseNode], more: Mapping[str, Sequence[Mount]]
+) -> dict[str, tuple[Mount, ...]]:
+    """Returns what each component mounts, by id, of those that mount something."""
+    for id_ in more:
+        if id_ not in nodes:
+            raise ConfigError(
+                f"Volumes and secrets must be for components of the pipeline; got {id_!r}. It has "
+                f"{', '.join(nodes)}."
+            )
+    together = {id_: (*placing.mounts_of(node), *more.get(id_, ())) for id_, node in nodes.items()}
+    for id_, mounts in together.items():
+        placing.check_mounts(id_, mounts)
+    return {id_: mounts for id_, mounts in together.items() if mounts}
+
+
 def _problems(
-    pipeline: tfx_pipeline.Pipeline, nodes: Mapping[str, base_node.BaseNode], vertex: bool
+    pipeline: tfx_pipeline.Pipeline,
+    nodes: Mapping[str, base_node.BaseNode],
+    mounted: Mapping[str, Sequence[Mount]],
+    vertex: bool,
 ) -> Iterator[str]:
     """Yields why the pipeline cannot run, each with the node and the way out."""
     name = pipeline.pipeline_name
@@ -200,12 +212,12 @@ def _problems(
             )
         if not vertex:
             yield from _task_problems(node)
-        elif placing.mounts_of(node):
+        elif node.id in mounted:
             yield f"{node.id}: Vertex AI knows no volumes and secrets of Kubernetes. Leave them out."
         yield from _channel_problems(node, nodes)
         yield from _parameter_problems(node)
         yield from _code_problems(node)
-        yield from _resource_problems(node)
+        yield from _resource_problems(node, node.id in mounted)
 
 
 def _is_infra_validator(node: base_node.BaseNode) -> bool:
@@ -330,7 +342,7 @@ def _code_problems(node: base_node.BaseNode) -> Iterator[str]:
                 yield str(error)
 
 
-def _resource_problems(node: base_node.BaseNode) -> Iterator[str]:
+def _resource_problems(node: base_node.BaseNode, mounts: bool) -> Iterator[str]:
     config = getattr(node, "platform_config", None)
     spec_type = pipeline_spec_pb2.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
     asked = placing.resources_of(node) is not None
@@ -340,7 +352,7 @@ def _resource_problems(node: base_node.BaseNode) -> Iterator[str]:
             f"{node.id}: its resources must come from with_resources() alone, or from a platform_config of "
             f"type ResourceSpec; got {got}. Take with_resources()."
         )
-    if isinstance(node, importer.Importer) and (asked or placing.mounts_of(node)):
+    if isinstance(node, importer.Importer) and (asked or mounts):
         yield f"{node.id}: an Importer runs no code. Leave out its resources, volumes and secrets."
 
 
@@ -430,6 +442,7 @@ def _vertex_job(
 def _kubeflow_yaml(
     pipeline: tfx_pipeline.Pipeline,
     nodes: Mapping[str, base_node.BaseNode],
+    mounted: Mapping[str, Sequence[Mount]],
     image: str,
     defaults: Mapping[str, int | float | str | None],
 ) -> str:
@@ -449,7 +462,7 @@ def _kubeflow_yaml(
         _container(spec, deployment, id_).ClearField("lifecycle")  # the server does not read it
     _set_resources(spec, deployment, nodes)
     documents = [_as_dict(spec, deployment)]
-    if executors := _kubernetes_executors(spec, nodes):
+    if executors := _kubernetes_executors(spec, mounted):
         documents.append({"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}})
     written: str = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=True)
     return _heading(pipeline.pipeline_name, defaults) + written
@@ -514,15 +527,15 @@ def _write_resources(written: Any, asked: Resources) -> None:
         written.accelerator.count = asked.accelerator_count
 
 
-def _kubernetes_executors(spec: Any, nodes: Mapping[str, base_node.BaseNode]) -> dict[str, Any]:
+def _kubernetes_executors(spec: Any, mounted: Mapping[str, Sequence[Mount]]) -> dict[str, Any]:
     """Returns the KubernetesExecutorConfig of each executor that has one, as JSON.
 
     A name is given twice, as Kubeflow's own SDK does it: servers before 2.5 know the first form only.
     """
     executors: dict[str, Any] = {}
-    for id_, node in nodes.items():
+    for id_, mounts in mounted.items():
         config: dict[str, list[dict[str, Any]]] = {}
-        for mount in placing.mounts_of(node):
+        for mount in mounts:
             constant = {"runtimeValue": {"constant": mount.name}}
             if isinstance(mount, Volume):
                 entry = {"mountPath": mount.path, "constant": mount.name, "pvcNameParameter": constant}
@@ -530,8 +543,7 @@ def _kubernetes_executors(spec: Any, nodes: Mapping[str, base_node.BaseNode]) ->
             else:
                 entry = {"mountPath": mount.path, "secretName": mount.name, "secretNameParameter": constant}
                 config.setdefault("secretAsVolume", []).append(entry | {"optional": False})
-        if config:
-            executors[spec.components[id_].executor_label] = config
+        executors[spec.components[id_].executor_label] = config
     return executors
 
 

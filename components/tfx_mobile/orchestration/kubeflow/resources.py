@@ -9,7 +9,7 @@ Kubeflow Pipelines 2.5 to 2.17.
 import math
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from types import MappingProxyType
@@ -153,16 +153,7 @@ def with_mounts(component: ComponentT, *mounts: Mount) -> ComponentT:
       ConfigError: Two of the component's mounts share a name or a path.
     """
     together = (*mounts_of(component), *mounts)
-    for what, values in (
-        ("name", [mount.name for mount in together]),
-        ("path", [mount.path for mount in together]),
-    ):
-        if twice := sorted({value for value in values if values.count(value) > 1}):
-            raise ConfigError(
-                f"Each mount of a component must have a {what} of its own, as Kubernetes wants it; got "
-                f"{', '.join(map(repr, twice))} twice for {getattr(component, 'id', component)!r}. "
-                "Mount each once."
-            )
+    check_mounts(str(getattr(component, "id", component)), together)
     setattr(component, _MOUNTS, together)
     return component
 
@@ -175,6 +166,21 @@ def resources_of(component: Any) -> Resources | None:
 def mounts_of(component: Any) -> tuple[Mount, ...]:
     """Returns what was added by `with_mounts`, in order."""
     return getattr(component, _MOUNTS, ())
+
+
+def check_mounts(component_id: str, mounts: Sequence[Mount]) -> None:
+    """Checks what one component mounts.
+
+    Raises:
+      ConfigError: Two share a name or a path.
+    """
+    names, paths = [mount.name for mount in mounts], [mount.path for mount in mounts]
+    for what, values in (("name", names), ("path", paths)):
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ConfigError(
+                f"Each mount of a component must have a {what} of its own, as Kubernetes wants it; got "
+                f"{', '.join(map(repr, twice))} twice for {component_id!r}. Mount each once."
+            )
 
 
 def _check_mount(what: str, name: str, path: str) -> None:
