@@ -320,6 +320,15 @@ def test_one_parameter_with_two_defaults_is_refused(tmp_path):
         compile_to(tmp_path / "odd.yaml", pipeline)
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "a=b", "a.b"])
+def test_a_parameter_s_name_that_no_command_line_takes_is_refused(tmp_path, name):
+    from tfx.orchestration.data_types import RuntimeParameter
+
+    with pytest.raises(ConfigError, match=re.escape(f"'_' and '-'; got {name!r} in 'Typed'. Rename it.")):
+        compile_to(tmp_path / "odd.yaml", odd(text=RuntimeParameter(name, ptype=str)))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("value", [True, False])
 def test_a_boolean_is_compiled_as_one_and_the_entrypoint_is_told_so(tmp_path, value):
     path = tmp_path / "odd.yaml"
@@ -463,6 +472,7 @@ def an_executor_of_the_program(model):
 
     reader = odd_components.Reader(model=model).with_id("Second")
     executor = type("Executor", (), {"__module__": "__main__"})
+    vars(sys.modules["__main__"]).setdefault("Executor", executor)  # importable here, not there
     reader.executor_spec = executor_spec.ExecutorClassSpec(executor)
     return [reader]
 
@@ -592,6 +602,13 @@ def test_integers_of_less_than_two_to_the_53_are_exact(tmp_path):
     assert int(given["runtimeValue"]["constant"]) == -(2**53) + 1
 
 
+def test_a_pipeline_without_components_is_refused(tmp_path):
+    from tfx import v1 as tfx
+
+    with pytest.raises(ConfigError, match=re.escape("It must have components; it has none. Add some.")):
+        compile_to(tmp_path / "odd.yaml", tfx.dsl.Pipeline(pipeline_name="odd", pipeline_root=""))
+
+
 def test_all_reasons_are_said_at_once(tmp_path):
     pipeline = with_node(lambda model: [*a_resolver(model), *a_bad_id(model)])
     with pytest.raises(ConfigError) as raised:
@@ -639,6 +656,17 @@ def test_a_refused_pipeline_leaves_the_file_of_the_one_before(tmp_path):
     with pytest.raises(ConfigError):
         compile_to(path, with_node(a_resolver))
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_who_reads_the_file_while_it_is_compiled_again_reads_the_whole_old_one(tmp_path):
+    path = tmp_path / "odd.yaml"
+    compile_to(path, odd(count=1))
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        compile_to(path, odd(count=2))
+        assert reader.read() == before
+    assert path.read_bytes() != before
     assert list(tmp_path.iterdir()) == [path]
 
 

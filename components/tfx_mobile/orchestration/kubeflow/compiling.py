@@ -194,6 +194,8 @@ def _problems(
     name = pipeline.pipeline_name
     if not _PIPELINE_NAME.fullmatch(name):
         yield f"Its name must be 1 to 128 of a-z, 0-9 and '-', '-' not first; got {name!r}. Rename it."
+    if not nodes:
+        yield "It must have components; it has none. Add some."
     for node in nodes.values():
         if isinstance(node, resolver.Resolver):
             if not vertex:
@@ -367,6 +369,11 @@ def _defaults(
         for value in node.exec_properties.values():
             if not isinstance(value, data_types.RuntimeParameter):
                 continue
+            if not _PARAMETER_NAME.fullmatch(value.name):
+                raise ConfigError(
+                    f"A RuntimeParameter's name must be of a-z, A-Z, 0-9, '_' and '-'; got {value.name!r} in "
+                    f"{node.id!r}. Rename it."
+                )
             kind = value.ptype or str
             default = None if value.default is None else _typed(value.name, kind, value.default)
             if found.setdefault(value.name, (kind, default)) != (kind, default):
@@ -577,6 +584,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?0o[0-7]
 _INPUTS_FLAG = "--json_serialized_inputs_spec_args"
 _INT_LIMIT = 2**53
 _PARAMETER_TYPES = (str, int, float, type(None), data_types.RuntimeParameter, message.Message)
+_PARAMETER_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _PIPELINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")  # of tfx...v2.pipeline_builder
 # Of Argo (workflowFieldNameFmt, 128 letters), which gets it with '-driver' at the end, too.
 _TASK_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]{0,119}")
