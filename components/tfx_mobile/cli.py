@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_bench(commands)
     _add_report(commands)
+    _add_compile(commands)
     _add_deploy(commands)
     return parser
 
@@ -439,6 +440,73 @@ def _open_page(page: Path) -> None:
 
     if not webbrowser.open(page.resolve().as_uri()):
         print("tfx-mobile: there is no browser to open it with; open the file by hand", file=sys.stderr)
+
+
+# compile
+
+
+def _add_compile(commands: Any) -> None:
+    text = "Compile a pipeline for open-source Kubeflow Pipelines 2.x, or for Vertex AI."
+    parser = commands.add_parser("compile", help="compile a pipeline for Kubeflow", description=text)
+    parser.set_defaults(run=_compile)
+    parser.add_argument(
+        "pipeline", metavar="MODULE:FUNCTION", help="an importable function that returns the TFX pipeline"
+    )
+    parser.add_argument("--image", required=True, metavar="IMAGE", help="the tasks' container image")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: the pipeline's name with .yaml (Vertex: .json)"
+    )
+    parser.add_argument(
+        "--param", action="append", default=[], metavar="NAME=VALUE", help="the default of a RuntimeParameter"
+    )
+    mount = "NAME:/PATH:COMPONENT[,COMPONENT...]"
+    parser.add_argument(
+        "--volume", action="append", default=[], metavar=mount, help="mount a PersistentVolumeClaim"
+    )
+    parser.add_argument("--secret", action="append", default=[], metavar=mount, help="mount a Secret")
+    parser.add_argument("--vertex", action="store_true", help="compile for Vertex AI instead")
+
+
+def _compile(arguments: argparse.Namespace) -> None:
+    from tfx_mobile.orchestration.kubeflow import compiling, resources
+
+    pipeline = compiling.load_pipeline(arguments.pipeline)
+    suffix = compiling.VERTEX_SUFFIX if arguments.vertex else compiling.KUBEFLOW_SUFFIX
+    mounts: dict[str, list[resources.Mount]] = {}
+    for make, given in ((resources.Volume, arguments.volume), (resources.Secret, arguments.secret)):
+        for text in given:
+            name, path, components = _mount(text)
+            for component in components:
+                mounts.setdefault(component, []).append(make(name, path))
+    found = compiling.compile_pipeline(
+        pipeline,
+        arguments.output or Path(f"{pipeline.pipeline_name}{suffix}"),
+        image=arguments.image,
+        parameters=dict(_parameter(text) for text in arguments.param),
+        mounts=mounts,
+        vertex=arguments.vertex,
+    )
+    print(f"{found.path}  {found.pipeline_name}, {len(found.tasks)} tasks")
+    for name, value in found.parameters.items():
+        print(f"parameter {name}  {'must be given' if value is None else repr(value)}")
+
+
+def _mount(text: str) -> tuple[str, str, list[str]]:
+    parts = text.split(":")
+    components = parts[2].split(",") if len(parts) == 3 else []
+    if not all(parts) or not components or not all(components):
+        raise ConfigError(
+            f"A mount must be NAME:/PATH:COMPONENT[,COMPONENT...]; got {text!r}. Write for example "
+            "registry:/registry:RegistryModel,RegistryPusher."
+        )
+    return parts[0], parts[1], components
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"--param must be NAME=VALUE; got {text!r}. Write for example data_folder=/data.")
+    return name, value
 
 
 # deploy
