@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines: compiling, the task's entrypoint, deploying."""

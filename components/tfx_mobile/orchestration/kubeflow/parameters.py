@@ -1,0 +1,91 @@
+"""Component parameters on Kubeflow, which knows numbers as float64 only: declaring and restoring their types.
+
+TFX compiles a bool as an integer. `declare_booleans` says in the compiled file what it was, and `restore`
+gives the executor what the pipeline's author wrote. Does not handle parameters of the whole pipeline.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf import struct_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2  # type: ignore[import-untyped]
+
+from tfx_mobile.common.errors import ConfigError
+
+INPUTS_SPEC_FLAG = "--json_serialized_inputs_spec_args"
+_INT_LIMIT = 2**53  # from here on float64 has gaps
+_Kind = pipeline_spec_pb2.ParameterType
+_FIELDS = {
+    _Kind.STRING: "string_value",
+    _Kind.NUMBER_INTEGER: "number_value",
+    _Kind.NUMBER_DOUBLE: "number_value",
+    _Kind.BOOLEAN: "bool_value",
+}
+
+
+def declare_booleans(pipeline_spec: dict[str, Any], components: Iterable[Any]) -> None:
+    """Changes parameters that are bools from NUMBER_INTEGER to BOOLEAN in a compiled pipeline, in place.
+
+    Args:
+      pipeline_spec: The PipelineSpec as a dict with JSON's names, as `KubeflowV2DagRunner` compiles it with
+        `use_pipeline_spec_2_1`.
+      components: Those of the pipeline.
+    """
+    executors = pipeline_spec["deploymentSpec"]["executors"]
+    for component in components:
+        names = [name for name, value in component.exec_properties.items() if isinstance(value, bool)]
+        if not names:
+            continue
+        declared = pipeline_spec["components"][component.id]
+        given = pipeline_spec["root"]["dag"]["tasks"][component.id]["inputs"]["parameters"]
+        for name in names:
+            declared["inputDefinitions"]["parameters"][name] = {"parameterType": "BOOLEAN"}
+            given[name] = {"runtimeValue": {"constant": component.exec_properties[name]}}
+        container = executors[declared["executorLabel"]].get("container", {})
+        before_cache = container.get("lifecycle", {}).get("preCacheCheck", {})
+        for arguments in (container.get("args", []), before_cache.get("args", [])):
+            if INPUTS_SPEC_FLAG in arguments:
+                place = arguments.index(INPUTS_SPEC_FLAG) + 1
+                arguments[place] = json.dumps(declared["inputDefinitions"], indent=2, sort_keys=True)
+
+
+def restore(
+    values: Mapping[str, struct_pb2.Value], spec: pipeline_spec_pb2.ComponentInputsSpec
+) -> dict[str, Any]:
+    """Returns the parameters as the executor takes them: str, int, float or bool.
+
+    Args:
+      values: As the server sends them; every number is a float64.
+      spec: The component's inputs as they were compiled.
+
+    Raises:
+      ConfigError: A value is not of its declared type, or is not declared.
+    """
+    return {name: _restored(name, value, spec) for name, value in values.items()}
+
+
+def _restored(name: str, value: struct_pb2.Value, spec: pipeline_spec_pb2.ComponentInputsSpec) -> Any:
+    kind = spec.parameters[name].parameter_type if name in spec.parameters else None
+    if kind not in _FIELDS:
+        what = "of no such type" if name in spec.parameters else "not declared"
+        raise ConfigError(
+            f"Parameter {name!r} must be declared as string, integer, double or boolean; it is {what}. "
+            "Compile the pipeline again."
+        )
+    field = value.WhichOneof("kind")
+    found: Any = getattr(value, field) if field else None
+    if kind == _Kind.BOOLEAN and field == "number_value" and found in (0, 1):
+        return bool(found)
+    whole = field == "number_value" and found.is_integer() and abs(found) < _INT_LIMIT
+    if field != _FIELDS[kind] or (kind == _Kind.NUMBER_INTEGER and not whole):
+        raise ConfigError(
+            f"Parameter {name!r} must be of type {_Kind.ParameterTypeEnum.Name(kind)}; got {found!r}. "
+            f"Integers must be below 2**53 in size. Start the run with another value."
+        )
+    if kind == _Kind.NUMBER_DOUBLE and not math.isfinite(found):
+        raise ConfigError(
+            f"Parameter {name!r} must be finite; got {found!r}. Start the run with another value."
+        )
+    return int(found) if kind == _Kind.NUMBER_INTEGER else found
