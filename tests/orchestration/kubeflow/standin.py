@@ -32,7 +32,7 @@ RUN_ID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 LOGS = "executor-logs"
 
 
-class Refused(RuntimeError):
+class Refused(RuntimeError):  # noqa: N818 - says what happened
     """The server, its driver or its launcher would refuse this, or the stand-in does not follow it."""
 
 
@@ -63,12 +63,14 @@ class StandIn:
       folder: Where the object store and the pods are.
       scheme: Of its URIs: minio, s3 or gs.
       publish_logs: Whether tasks get the output for their log, as they do by default.
+      workers: How many tasks run at once.
       environment: More variables for the tasks.
     """
 
     folder: Path
     scheme: str = "minio"
     publish_logs: bool = True
+    workers: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -81,7 +83,7 @@ class StandIn:
         return self.store / uri.removeprefix(f"{self.scheme}://")
 
     def run(self, spec: Mapping[str, Any], parameters: Mapping[str, Any] | None = None) -> dict[str, TaskRun]:
-        """Runs the tasks, at most two at once, to the end or to the first failure.
+        """Runs the tasks, independent ones at once, to the end or to the first failure.
 
         Args:
           spec: The compiled PipelineSpec as a dict.
@@ -94,11 +96,11 @@ class StandIn:
         waiting = dict(spec["root"]["dag"]["tasks"])
         done: dict[str, TaskRun] = {}
         running: dict[concurrent.futures.Future[TaskRun], str] = {}
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             while running or waiting:
                 failed = any(run.status for run in done.values())
                 ready = [name for name, task in waiting.items() if _needs(task) <= done.keys()]
-                for name in [] if failed else ready[: 2 - len(running)]:
+                for name in [] if failed else ready[: self.workers - len(running)]:
                     task = waiting.pop(name)
                     running[pool.submit(self._run_task, name, task, spec, given, dict(done))] = name
                 if not running:
@@ -136,7 +138,7 @@ class StandIn:
             if "defaultValue" in declared:
                 with_defaults["inputs"]["parameterValues"].setdefault(key, declared["defaultValue"])
         words = [*container["command"], *container.get("args", [])]
-        status, log = self._run_command([_filled_in(word, with_defaults) for word in words], pod)
+        status, log = self.execute([_filled_in(word, with_defaults) for word in words], pod)
         if LOGS in invocation["outputs"]["artifacts"]:
             _local(invocation["outputs"]["artifacts"][LOGS]["artifacts"][0], pod).write_text(log)
         artifacts = {} if status else self._collected(name, invocation["outputs"], pod)
@@ -177,7 +179,8 @@ class StandIn:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, target)
 
-    def _run_command(self, words: list[str], pod: Path) -> tuple[int, str]:
+    def execute(self, words: list[str], pod: Path) -> tuple[int, str]:
+        """Runs a command as a process; returns its exit status, and its output and errors."""
         environment = {
             **os.environ,
             "TFX_MOBILE_MOUNT_ROOT": str(pod),

@@ -186,7 +186,8 @@ def _artifacts(lists: Any, mount_root: str) -> _Artifacts:
     ids = {}
     for key, found in lists.items():
         for index, one in enumerate(found.artifacts):
-            _imported(compiler_utils.TITLE_TO_CLASS_PATH.get(_title(one.type), _title(one.type)), key)
+            title = _title(one.type)
+            _imported(compiler_utils.TITLE_TO_CLASS_PATH.get(title, title), f"The type of {key!r}")
             one.uri = uris.to_local(one.uri, mount_root)
             ids[key, index] = one.name
             one.name = ""  # TFX would make an id of it by hashing
@@ -225,8 +226,8 @@ def _imported(path: str, of: str) -> Any:
         return import_utils.import_class_by_path(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{of} must be a class that can be imported here; got {path!r}: {error}. Install its package in "
-            "the image."
+            f"{of} must be a class that can be imported here; got {path!r}: {error.__cause__ or error}. "
+            "Install its package in the image."
         ) from error
 
 
