@@ -247,15 +247,27 @@ def compiled(pipeline: Any, command: list[str] | None = None) -> dict[str, Any]:
     """
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
 
-    from tfx_mobile.orchestration.kubeflow import parameters
-
     config = runner.KubeflowV2DagRunnerConfig(
         default_image="none", default_commands=command or TASK_COMMAND, use_pipeline_spec_2_1=True
     )
     job = runner.KubeflowV2DagRunner(config).run(pipeline, write_out=False)
     spec: dict[str, Any] = copy.deepcopy(dict(job["pipelineSpec"]))
-    parameters.declare_booleans(spec, pipeline.components)
+    for component in pipeline.components:
+        _declare_booleans(spec, component)
     return dict(yaml.safe_load(yaml.safe_dump(spec)))
+
+
+def _declare_booleans(spec: dict[str, Any], component: Any) -> None:
+    """Makes parameters that are bools such: TFX compiles them as integers."""
+    declared = spec["components"][component.id]
+    for name, value in component.exec_properties.items():
+        if isinstance(value, bool):
+            declared["inputDefinitions"]["parameters"][name] = {"parameterType": "BOOLEAN"}
+            given = spec["root"]["dag"]["tasks"][component.id]["inputs"]["parameters"]
+            given[name] = {"runtimeValue": {"constant": value}}
+    container = spec["deploymentSpec"]["executors"][declared["executorLabel"]]["container"]
+    place = container["args"].index("--json_serialized_inputs_spec_args") + 1
+    container["args"][place] = json.dumps(declared.get("inputDefinitions", {}))
 
 
 def properties(artifact: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Types of parameters that Kubeflow does not keep."""
 
-import json
 import re
 
 import pytest
@@ -74,32 +73,3 @@ def test_a_number_that_is_not_finite_is_refused():
     for number in (float("nan"), float("inf")):
         with pytest.raises(ConfigError, match=re.escape(f"Parameter 'p' must be finite; got {number}.")):
             parameters.restore({"p": struct_pb2.Value(number_value=number)}, spec)
-
-
-def test_bools_are_declared_in_all_three_places_of_a_compiled_file_and_nothing_else_changes():
-    from pod_components import Everything
-    from tests.orchestration.kubeflow import standin
-    from tfx import v1 as tfx
-
-    everything = Everything(text="a", whole=1, number=1.0, yes=True, no=False)
-    spec = standin.compiled(tfx.dsl.Pipeline(pipeline_name="tiny", pipeline_root="", components=[everything]))
-    wanted = {
-        "text": "STRING",
-        "whole": "NUMBER_INTEGER",
-        "number": "NUMBER_DOUBLE",
-        "yes": "BOOLEAN",
-        "no": "BOOLEAN",
-    }
-    declared = spec["components"]["Everything"]["inputDefinitions"]["parameters"]
-    assert {name: each["parameterType"] for name, each in declared.items()} == wanted
-    given = spec["root"]["dag"]["tasks"]["Everything"]["inputs"]["parameters"]
-    assert {name: each["runtimeValue"]["constant"] for name, each in given.items()} == {
-        "text": "a",
-        "whole": 1.0,
-        "number": 1.0,
-        "yes": True,
-        "no": False,
-    }
-    arguments = spec["deploymentSpec"]["executors"]["Everything_executor"]["container"]["args"]
-    flag = arguments.index("--json_serialized_inputs_spec_args")
-    assert json.loads(arguments[flag + 1])["parameters"] == declared

@@ -1,12 +1,10 @@
-"""Component parameters on Kubeflow, which knows numbers as float64 only: declaring and restoring their types.
+"""Parameters of a component as they were: Kubeflow's server sends every number as a float64.
 
-TFX compiles a bool as an integer. `declare_booleans` says in the compiled file what it was, and `restore`
-gives the executor what the pipeline's author wrote. Does not handle parameters of the whole pipeline.
+Which parameters are integers and which are booleans is in the compiled file. Does not read artifacts.
 """
 
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import struct_pb2
@@ -14,7 +12,6 @@ from kfp.pipeline_spec import pipeline_spec_pb2  # type: ignore[import-untyped]
 
 from tfx_mobile.common.errors import ConfigError
 
-INPUTS_SPEC_FLAG = "--json_serialized_inputs_spec_args"
 _INT_LIMIT = 2**53  # from here on float64 has gaps
 _Kind = pipeline_spec_pb2.ParameterType
 _FIELDS = {
@@ -23,32 +20,6 @@ _FIELDS = {
     _Kind.NUMBER_DOUBLE: "number_value",
     _Kind.BOOLEAN: "bool_value",
 }
-
-
-def declare_booleans(pipeline_spec: dict[str, Any], components: Iterable[Any]) -> None:
-    """Changes parameters that are bools from NUMBER_INTEGER to BOOLEAN in a compiled pipeline, in place.
-
-    Args:
-      pipeline_spec: The PipelineSpec as a dict with JSON's names, as `KubeflowV2DagRunner` compiles it with
-        `use_pipeline_spec_2_1`.
-      components: Those of the pipeline.
-    """
-    executors = pipeline_spec["deploymentSpec"]["executors"]
-    for component in components:
-        names = [name for name, value in component.exec_properties.items() if isinstance(value, bool)]
-        if not names:
-            continue
-        declared = pipeline_spec["components"][component.id]
-        given = pipeline_spec["root"]["dag"]["tasks"][component.id]["inputs"]["parameters"]
-        for name in names:
-            declared["inputDefinitions"]["parameters"][name] = {"parameterType": "BOOLEAN"}
-            given[name] = {"runtimeValue": {"constant": component.exec_properties[name]}}
-        container = executors[declared["executorLabel"]].get("container", {})
-        before_cache = container.get("lifecycle", {}).get("preCacheCheck", {})
-        for arguments in (container.get("args", []), before_cache.get("args", [])):
-            if INPUTS_SPEC_FLAG in arguments:
-                place = arguments.index(INPUTS_SPEC_FLAG) + 1
-                arguments[place] = json.dumps(declared["inputDefinitions"], indent=2, sort_keys=True)
 
 
 def restore(

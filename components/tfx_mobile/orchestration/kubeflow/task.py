@@ -106,7 +106,7 @@ def run(
       Exception: Whatever the component raises.
     """
     given = _parsed(invocation, pipeline_spec_pb2.ExecutorInput(), "--json_serialized_invocation_args")
-    spec = _parsed(inputs_spec, pipeline_spec_pb2.ComponentInputsSpec(), parameters.INPUTS_SPEC_FLAG)
+    spec = _parsed(inputs_spec, pipeline_spec_pb2.ComponentInputsSpec(), _INPUTS_SPEC_FLAG)
     if not given.outputs.output_file:
         raise ConfigError("The invocation must name the file for the output's metadata; it names none.")
     place = _place(given)
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--executor_class_path", required=True, metavar="MODULE.CLASS")
     parser.add_argument("--json_serialized_invocation_args", required=True, metavar="JSON")
-    parser.add_argument(parameters.INPUTS_SPEC_FLAG, required=True, metavar="JSON")
+    parser.add_argument(_INPUTS_SPEC_FLAG, required=True, metavar="JSON")
     return parser
 
 
@@ -166,7 +166,7 @@ def _add_types(lists: Any, spec: pipeline_spec_pb2.ComponentInputsSpec) -> None:
         if key not in spec.artifacts:
             raise ConfigError(
                 f"Input {key!r} must be declared by the component; got {', '.join(spec.artifacts) or 'none'} "
-                f"in {parameters.INPUTS_SPEC_FLAG}. Compile the pipeline again."
+                f"in {_INPUTS_SPEC_FLAG}. Compile the pipeline again."
             )
         for one in found.artifacts:
             one.type.CopyFrom(spec.artifacts[key].artifact_type)
@@ -356,6 +356,7 @@ def _say(line: str) -> None:
     print(f"tfx-mobile: {line}", file=sys.stderr, flush=True)
 
 
+_INPUTS_SPEC_FLAG = "--json_serialized_inputs_spec_args"
 _URI_SUFFIX = "_uri"
 _SERVERS_TYPES = ("system.", "google.")
 _VALUE_FIELDS = {
