@@ -195,6 +195,23 @@ def test_example_gen_without_spans_has_span_0_as_with_the_local_runner(story):
     assert story.output("ImportExampleGen", "examples")["metadata"]["custom:span"] == 0
 
 
+def test_the_driver_of_an_example_gen_that_queries_runs_too():
+    from tfx.proto import example_gen_pb2
+    from tfx.types import standard_artifacts
+    from tfx.utils import proto_utils
+
+    from tfx_mobile.orchestration.kubeflow import task
+
+    query = example_gen_pb2.Input.Split(name="all", pattern="SELECT * FROM trips")
+    config = proto_utils.proto_to_json(example_gen_pb2.Input(splits=[query]))
+    examples = standard_artifacts.Examples()
+    found = task._after_driver({"input_config": config}, {"examples": [examples]})
+    assert found["span"] == 0
+    assert "version" not in found
+    assert examples.get_int_custom_property("span") == 0
+    assert json.loads(found["input_config"])["splits"][0]["pattern"] == query.pattern
+
+
 # other stores, old servers
 
 

@@ -57,11 +57,6 @@ def to_uri(path: str, root: str = "/") -> str:
     return path
 
 
-def is_staged(uri: str) -> bool:
-    """Whether the launcher copies what the URI names to and from a folder of the task."""
-    return to_local(uri) != uri
-
-
 def place(output_uri: str) -> Place:
     """Returns what the URI of an output says about its run.
 
