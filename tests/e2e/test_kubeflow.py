@@ -77,7 +77,7 @@ def test_the_examples_and_the_transformed_examples_are_the_same_rows(both):
         for split in ("train", "eval"):
             local, kubeflow = (
                 sorted(
-                    record
+                    tf.train.Example.FromString(record).SerializeToString(deterministic=True)
                     for path in sorted((folder / f"Split-{split}").glob("*.gz"))
                     for record in tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator()
                 )
