@@ -482,7 +482,7 @@ def _compile(arguments: argparse.Namespace) -> None:
         pipeline,
         arguments.output or Path(f"{pipeline.pipeline_name}{suffix}"),
         image=arguments.image,
-        parameters=dict(_parameter(text) for text in arguments.param),
+        parameters=_parameters(arguments.param),
         mounts=mounts,
         vertex=arguments.vertex,
     )
@@ -500,13 +500,6 @@ def _mount(text: str) -> tuple[str, str, list[str]]:
             "registry:/registry:RegistryModel,RegistryPusher."
         )
     return parts[0], parts[1], components
-
-
-def _parameter(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ConfigError(f"--param must be NAME=VALUE; got {text!r}. Write for example data_folder=/data.")
-    return name, value
 
 
 # deploy
@@ -549,11 +542,6 @@ def _add_deploy(commands: Any) -> None:
 def _deploy(arguments: argparse.Namespace) -> None:
     from tfx_mobile.orchestration.kubeflow import deploying
 
-    if wrong := [text for text in arguments.param if not text.partition("=")[0] or "=" not in text]:
-        raise ConfigError(f"--param must be NAME=VALUE; got {wrong[0]!r}.")
-    parameters = dict(text.split("=", 1) for text in arguments.param)
-    if len(parameters) < len(arguments.param):
-        raise ConfigError("--param must name each parameter once; got one twice.")
     token = os.environ.get(arguments.token_env, "") if arguments.token_env else ""
     if arguments.token_env and not token:
         raise ConfigError(f"--token-env must name a variable that is set; {arguments.token_env} is not.")
@@ -562,7 +550,7 @@ def _deploy(arguments: argparse.Namespace) -> None:
             arguments.file,
             host=arguments.host,
             pipeline_root=arguments.pipeline_root,
-            parameters=parameters,
+            parameters=_parameters(arguments.param),
             name=arguments.name,
             experiment=arguments.experiment,
             namespace=arguments.namespace,
@@ -579,6 +567,18 @@ def _deploy(arguments: argparse.Namespace) -> None:
         from tfx_mobile.orchestration.progress import duration
 
         print(f"Succeeded after {duration(deployed.seconds)}.")
+
+
+def _parameters(given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--param must be NAME=VALUE; got {text!r}. Write for example epochs=20.")
+        if name in found:
+            raise ConfigError(f"--param must name each parameter once; got {name!r} twice.")
+        found[name] = value
+    return found
 
 
 # Printing

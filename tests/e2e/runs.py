@@ -54,14 +54,17 @@ class Finished:
         return dict(self.result.outputs[component][key][0].properties)
 
 
-def run_taxi(workspace: Path) -> Finished:
-    """Runs the pipeline in `workspace` with few epochs; a second call continues there.
+def taxi_pipeline(workspace: Path, **settings: Any) -> Any:
+    """Returns the pipeline on the embedded rows with few epochs and the registry of the workspace.
 
     The gate on latency lets through what only a noisy machine makes slow; how latency is judged is tested
     with the evaluator.
+
+    Args:
+      workspace: Holds the registry.
+      settings: More of `create_pipeline`, or instead of what is said here.
     """
     from taxi_fare import data, pipeline
-    from tfx_mobile.orchestration import local
     from tfx_mobile.size_latency_evaluator.config import (
         AccuracyGate,
         LatencyGate,
@@ -78,15 +81,17 @@ def run_taxi(workspace: Path) -> Finished:
         SizeGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE),
         LatencyGate(max_ratio=1.0, relative_to=RelativeTo.BASELINE),  # exact where it is the same file
     )
+    usual = {"registry": workspace / "registry", "gates": loose, "epochs": SMALL_EPOCHS}
+    return pipeline.create_pipeline(data.chicago(), **{**usual, **settings})
+
+
+def run_taxi(workspace: Path, **settings: Any) -> Finished:
+    """Runs `taxi_pipeline` in `workspace` with the local runner; a second call continues there."""
+    from tfx_mobile.orchestration import local
+
     stream = io.StringIO()
     result = local.run(
-        pipeline.create_pipeline(
-            data.chicago(),
-            registry=workspace / "registry",
-            gates=loose,
-            epochs=SMALL_EPOCHS,
-            **local.local_settings(workspace),
-        ),
+        taxi_pipeline(workspace, **local.local_settings(workspace), **settings),
         log_file=workspace / "run.log",
         stream=stream,
     )

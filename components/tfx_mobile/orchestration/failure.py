@@ -16,16 +16,23 @@ def message(error: BaseException) -> str:
     text (a RuntimeError that holds a traceback) or has added the name of its step. Of any other exception:
     its type and the last line of its message.
     """
-    for each in chain(error):
-        found = _without_step(str(each)) if isinstance(each, TfxMobileError) else _in_text(str(each))
-        if found:
-            return found
+    if found := own_message(error):
+        return found
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     if any(line.startswith("Traceback (most recent call last)") for line in lines):
         return _MODULE_PATH.sub("", lines[-1])  # a traceback's last line names the type already
     return f"{type(error).__name__}: {lines[-1]}"
+
+
+def own_message(error: BaseException) -> str:
+    """Returns the message of the TfxMobileError among the exception and its causes; empty without one."""
+    for each in chain(error):
+        found = _without_step(str(each)) if isinstance(each, TfxMobileError) else _in_text(str(each))
+        if found:
+            return found
+    return ""
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
