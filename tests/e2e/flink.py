@@ -24,12 +24,20 @@ _BOOT = Path(__file__).parent / "sdk_boot.py"
 _CACHE = Path.home() / ".cache" / "tfx-mobile"
 _MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _START_SECONDS = 120.0
+# Beam gives its --number_of_execution_retries to streaming jobs only: by itself, a batch job that loses a worker
+# has failed.
+_CONFIGURATION = """restart-strategy.type: fixed-delay
+restart-strategy.fixed-delay.attempts: 3
+restart-strategy.fixed-delay.delay: 1 s
+"""
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
-  <groupId>tfx-mobile</groupId><artifactId>flink-for-tests</artifactId><version>1</version><packaging>pom</packaging>
+  <groupId>tfx-mobile</groupId><artifactId>flink-for-tests</artifactId><version>1</version>
+  <packaging>pom</packaging>
   <dependencies>
     <dependency>
-      <groupId>org.apache.beam</groupId><artifactId>beam-runners-flink-{flink}</artifactId><version>{beam}</version>
+      <groupId>org.apache.beam</groupId><artifactId>beam-runners-flink-{flink}</artifactId>
+      <version>{beam}</version>
     </dependency>
     <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-jdk14</artifactId><version>1.7.36</version></dependency>
   </dependencies>
@@ -61,7 +69,6 @@ class Flink:
             f"--sdk_worker_parallelism={parallelism}",
             "--environment_type=PROCESS",
             f"--environment_config={json.dumps({'command': str(self.boot)})}",
-            "--number_of_execution_retries=3",
         ]
         return beam_args.with_packages(arguments, packages, self.workers.parent / "wheels")
 
@@ -97,6 +104,9 @@ def job_server(folder: Path, *, python_path: Sequence[str] = ()) -> Iterator[Fli
     command = [_program("java", "default-jre-headless"), "-Xmx1g", *_OPENED, "-jar", str(jar)]
     command += ["--job-port", flink.endpoint.rpartition(":")[2], "--artifact-port", "0"]
     command += ["--expansion-port", "-1", "--artifacts-dir", str(folder / "artifacts")]
+    command += ["--flink-conf-dir", str(folder / "conf")]
+    (folder / "conf").mkdir()
+    (folder / "conf" / "config.yaml").write_text(_CONFIGURATION)
     log = folder / "flink.log"
     with log.open("wb") as stream:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
