@@ -24,8 +24,8 @@ _BOOT = Path(__file__).parent / "sdk_boot.py"
 _CACHE = Path.home() / ".cache" / "tfx-mobile"
 _MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _START_SECONDS = 120.0
-# Beam gives its --number_of_execution_retries to streaming jobs only: by itself, a batch job that loses a worker
-# has failed.
+# Beam gives its --number_of_execution_retries to streaming jobs only: by itself, a batch job that loses a
+# worker has failed.
 _CONFIGURATION = """restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 3
 restart-strategy.fixed-delay.delay: 1 s

@@ -24,6 +24,7 @@ from apache_beam.portability.api.org.apache.beam.model.job_management.v1 import 
 )
 from apache_beam.portability.api.org.apache.beam.model.job_management.v1 import beam_artifact_api_pb2_grpc
 from apache_beam.portability.api.org.apache.beam.model.pipeline.v1 import beam_runner_api_pb2 as beam_api
+from apache_beam.runners.worker import sdk_worker_main
 from google.protobuf import json_format, text_format
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     mine = given.folder / f"{given.id}-{os.getpid()}"
     packages = mine / "packages"
     packages.mkdir(parents=True)
-    (mine / "pid").write_text(str(os.getpid()))  # kept by what this process becomes
+    (mine / "pid").write_text(str(os.getpid()))
     info = _provision(given.provision_endpoint, given.id)
     wheels = [path for path in _fetch(info, given.id, mine / "staged") if path.suffix in (".whl", ".gz")]
     if wheels:
@@ -48,20 +49,16 @@ def main() -> None:
     log = os.open(mine / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.execve(
-        sys.executable,
-        [sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"],
-        {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH")))),
-            "WORKER_ID": given.id,
-            "PIPELINE_OPTIONS": json.dumps(json_format.MessageToDict(info.pipeline_options)),
-            "LOGGING_API_SERVICE_DESCRIPTOR": text_format.MessageToString(info.logging_endpoint),
-            "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(info.control_endpoint),
-            "SEMI_PERSISTENT_DIRECTORY": str(mine),
-            "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
-        },
-    )
+    sys.path.insert(0, str(packages))
+    os.environ |= {
+        "WORKER_ID": given.id,
+        "PIPELINE_OPTIONS": json.dumps(json_format.MessageToDict(info.pipeline_options)),
+        "LOGGING_API_SERVICE_DESCRIPTOR": text_format.MessageToString(info.logging_endpoint),
+        "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(info.control_endpoint),
+        "SEMI_PERSISTENT_DIRECTORY": str(mine),
+        "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
+    }
+    sdk_worker_main.main([])  # in this process: importing Beam twice costs seconds
 
 
 def _provision(endpoint: str, worker: str) -> Any:
