@@ -67,6 +67,7 @@ class Flink:
             f"--job_endpoint={self.endpoint}",
             f"--parallelism={parallelism}",
             f"--sdk_worker_parallelism={parallelism}",
+            "--environment_cache_millis=60000",  # or workers end with each stage of a batch job
             "--environment_type=PROCESS",
             f"--environment_config={json.dumps({'command': str(self.boot)})}",
         ]

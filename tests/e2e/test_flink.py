@@ -174,17 +174,16 @@ def reduced(
     found = {
         "direct": reduce(examples, trips.graph_folder, folder / "direct", DIRECT),
         "processes": reduce(examples, trips.graph_folder, folder / "processes", MULTI_PROCESSING),
-        "flink": reduce(examples, trips.graph_folder, folder / "flink", flink.arguments()),
     }
     with deadly.serving():
-        found["killed"] = reduce(examples, trips.graph_folder, folder / "killed", flink.arguments())
+        found["flink"] = reduce(examples, trips.graph_folder, folder / "flink", flink.arguments())
     assert len(deadly.killed) == 1, "no worker was killed"
     assert deadly.killed[0] in flink.pids(), "it was no SDK worker of Flink's"
     assert deadly.served >= 2, "the file must be read again in the first pass, and in the second"
     return found
 
 
-RUNS = ("processes", "flink", "killed")
+RUNS = ("processes", "flink")
 
 
 @pytest.mark.parametrize("run", RUNS)
