@@ -25,10 +25,10 @@ _CACHE = Path.home() / ".cache" / "tfx-mobile"
 _MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _START_SECONDS = 120.0
 # Beam gives its --number_of_execution_retries to streaming jobs only: by itself, a batch job that loses a
-# worker has failed.
+# worker has failed. The delay is longer than workers are cached: else the next try gets the dead one.
 _CONFIGURATION = """restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 3
-restart-strategy.fixed-delay.delay: 1 s
+restart-strategy.fixed-delay.delay: 15 s
 """
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -67,7 +67,7 @@ class Flink:
             f"--job_endpoint={self.endpoint}",
             f"--parallelism={parallelism}",
             f"--sdk_worker_parallelism={parallelism}",
-            "--environment_cache_millis=60000",  # or workers end with each stage of a batch job
+            "--environment_cache_millis=3000",  # or workers end with each stage of a batch job
             "--environment_type=PROCESS",
             f"--environment_config={json.dumps({'command': str(self.boot)})}",
         ]
