@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,6 +55,10 @@ class DeadlyFile:
                 pass
             finally:
                 os.close(handle)
+            while (
+                self._readers() and not self._ended.is_set()
+            ):  # who would read it twice, or never see its end
+                time.sleep(0.02)
 
     def _write(self, handle: int) -> None:
         half = len(self._content) // 2
