@@ -3,6 +3,7 @@
     python benchmarks/run.py                 all sections but those that take long, reduce-...
     python benchmarks/run.py fused latency   some of them
     python benchmarks/run.py gate 200        one with its number of runs
+    python benchmarks/run.py beam 100        one with how many times the rows it goes to
 
 Times are medians. Nothing is asserted: read the ratios.
 """
@@ -263,10 +264,11 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "latency-tool": section_of("latency", "tool"),
     "evaluate": section_of("evaluation", "evaluate"),
     "evaluate-memory": section_of("evaluation", "memory"),
+    "beam": section_of("beam", "scale"),
     **{f"pruning-{name}": section_of("pruning", name) for name in _PRUNING},
     **{f"quantization-{name}": section_of("quantization", name) for name in _QUANTIZATION},
 }
-COUNTED = ("gate", "latency-tool")  # sections that take a number of runs
+COUNTED = ("beam", "gate", "latency-tool")  # sections that take a number: of runs, or of times the rows
 ONLY_BY_NAME = {
     *COUNTED,
     "reduce-scalars",
@@ -287,7 +289,7 @@ def main(chosen: Sequence[str]) -> int:
             plan[-1][1].append(int(word))
         else:
             print(
-                f"Section must be one of {', '.join(SECTIONS)}, a number of runs from 2 on after "
+                f"Section must be one of {', '.join(SECTIONS)}, a number from 2 on after "
                 f"{' or '.join(COUNTED)}; got {word!r}.",
                 file=sys.stderr,
             )

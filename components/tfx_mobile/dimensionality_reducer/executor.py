@@ -1,6 +1,7 @@
 """Do(): unpack, fit on the train split, write examples, graph and report."""
 
 import pickle
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -156,10 +157,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         }
 
 
-# A Beam pipeline returns nothing; its results come back through files that all workers can write.
+# A Beam pipeline returns nothing; its results come back through files that all workers can write. One that is
+# tried twice may still be writing the first time: hence a name of its own until the file is whole.
 def _save(value: Any, path: str) -> None:
-    with fileio.open(path, "wb") as stream:
+    unfinished = f"{path}-{uuid.uuid4().hex}"
+    with fileio.open(unfinished, "wb") as stream:
         stream.write(pickle.dumps(value))
+    fileio.rename(unfinished, path, overwrite=True)
 
 
 def _load(path: str) -> Any:

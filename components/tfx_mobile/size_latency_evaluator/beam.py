@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +212,11 @@ def predict(
 
 def _run(pipeline: beam.Pipeline, job: Job, folder: str) -> Found:
     target = f"{folder}/predictions-{uuid.uuid4().hex}"
-    with pipeline:
-        _ = pipeline | PredictSplit(job) | "Keep" >> beam.Map(_save, target)
+    with contextlib.ExitStack() as stack:
+        if not _is_local(pipeline.options):
+            job = replace(job, files=stack.enter_context(_shared(job.files, f"{target}-files")))
+        with pipeline:
+            _ = pipeline | PredictSplit(job) | "Keep" >> beam.Map(_save, target)
     with fileio.open(target, "rb") as stream:
         found: Found = pickle.loads(stream.read())
     fileio.remove(target)
@@ -449,6 +452,21 @@ def _carried(paths: Mapping[str, Path]) -> dict[str, bytes | str]:
     if sum(path.stat().st_size for path in paths.values()) > _MAX_CARRIED_BYTES:
         return {name: str(path) for name, path in paths.items()}
     return {name: path.read_bytes() for name, path in paths.items()}
+
+
+@contextlib.contextmanager
+def _shared(files: Mapping[str, bytes | str], folder: str) -> Iterator[dict[str, bytes | str]]:
+    """Yields the files where workers on other machines can read them, and takes them away again."""
+    found = dict(files)
+    fileio.makedirs(folder)
+    try:
+        for number, (name, content) in enumerate(files.items()):
+            if isinstance(content, str):
+                found[name] = f"{folder}/{number}.tflite"
+                fileio.copy(content, found[name])
+        yield found
+    finally:
+        fileio.rmtree(folder)
 
 
 def _local(files: Mapping[str, bytes | str], folder: Path) -> dict[str, Path]:
