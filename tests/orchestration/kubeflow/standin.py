@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,6 @@ import yaml
 
 from tfx_mobile.orchestration.kubeflow import uris
 
-TASK_COMMAND = ["python", "-m", "tfx_mobile.orchestration.kubeflow.task"]
 TFX_COMMAND = ["python", "-m", "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"]
 RUN_ID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 LOGS = "executor-logs"
@@ -239,35 +239,21 @@ class StandIn:
 
 
 def compiled(pipeline: Any, command: list[str] | None = None) -> dict[str, Any]:
-    """Returns the compiled PipelineSpec of a TFX pipeline as it is after being written and read.
+    """Returns the PipelineSpec of a TFX pipeline as `tfx-mobile compile` writes it.
 
     Args:
       pipeline: A `tfx.dsl.Pipeline`.
-      command: Of every task; our entrypoint when not given.
+      command: Of every task, in place of our entrypoint.
     """
-    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
+    from tfx_mobile.orchestration.kubeflow import compiling
 
-    config = runner.KubeflowV2DagRunnerConfig(
-        default_image="none", default_commands=command or TASK_COMMAND, use_pipeline_spec_2_1=True
-    )
-    job = runner.KubeflowV2DagRunner(config).run(pipeline, write_out=False)
-    spec: dict[str, Any] = copy.deepcopy(dict(job["pipelineSpec"]))
-    for component in pipeline.components:
-        _declare_booleans(spec, component)
-    return dict(yaml.safe_load(yaml.safe_dump(spec)))
-
-
-def _declare_booleans(spec: dict[str, Any], component: Any) -> None:
-    """Makes parameters that are bools such: TFX compiles them as integers."""
-    declared = spec["components"][component.id]
-    for name, value in component.exec_properties.items():
-        if isinstance(value, bool):
-            declared["inputDefinitions"]["parameters"][name] = {"parameterType": "BOOLEAN"}
-            given = spec["root"]["dag"]["tasks"][component.id]["inputs"]["parameters"]
-            given[name] = {"runtimeValue": {"constant": value}}
-    container = spec["deploymentSpec"]["executors"][declared["executorLabel"]]["container"]
-    place = container["args"].index("--json_serialized_inputs_spec_args") + 1
-    container["args"][place] = json.dumps(declared.get("inputDefinitions", {}))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compiling.compile_pipeline(pipeline, path, image="none")
+        spec: dict[str, Any] = next(yaml.safe_load_all(path.read_text()))
+    for executor in spec["deploymentSpec"]["executors"].values():
+        executor["container"]["command"] = command or executor["container"]["command"]
+    return spec
 
 
 def properties(artifact: Mapping[str, Any]) -> dict[str, Any]:

@@ -854,7 +854,7 @@ def test_the_command_names_the_file_after_the_pipeline_and_prints_its_parameters
         ),
         (
             ["tests.orchestration.kubeflow.odd_components:pipeline", "--param=steps"],
-            "--param must be NAME=VALUE; got 'steps'.",
+            "--param must be NAME=VALUE; got 'steps'. Write for example epochs=20.",
         ),
     ],
 )

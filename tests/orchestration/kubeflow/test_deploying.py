@@ -244,7 +244,7 @@ def test_a_server_that_is_lost_is_given_up_and_the_run_is_said_to_go_on(
         ("epochs=3.5", "Parameter 'epochs' must be an integer; got '3.5'."),
         ("limit=nan", "Parameter 'limit' must be a finite number; got 'nan'."),
         ("prune=yes", "Parameter 'prune' must be true or false; got 'yes'."),
-        ("epochs", "--param must be NAME=VALUE; got 'epochs'."),
+        ("epochs", "--param must be NAME=VALUE; got 'epochs'. Write for example epochs=20."),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_the_upload(
