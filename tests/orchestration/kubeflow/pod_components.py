@@ -51,7 +51,7 @@ class EverythingExecutor(base_executor.BaseExecutor):
         Path(model.uri, "seen.json").write_text(json.dumps(seen))
         model.set_int_custom_property("count", 3)
         model.set_string_custom_property("note", "by hand")
-        model.set_string_custom_property("own_uri", model.uri)
+        model.set_string_custom_property("made_of", model.uri)
         model.set_json_value_custom_property("parts", [1.0, 2.0])
         model.set_json_value_custom_property("object", {"a": 1.0})
 
@@ -77,7 +77,7 @@ def Look(  # noqa: N802
         "files": sorted(path.name for path in Path(model.uri).iterdir()),
         "count": model.get_int_custom_property("count"),
         "note": model.get_string_custom_property("note"),
-        "own_uri_is_its_uri": model.get_string_custom_property("own_uri") == model.uri,
+        "made_of_is_its_uri": model.get_string_custom_property("made_of") == model.uri,
         "parts": model.get_json_value_custom_property("parts"),
         "object": model.get_json_value_custom_property("object"),
         "type": type(reduction).__name__,

@@ -123,7 +123,7 @@ def test_an_input_has_its_type_files_and_properties_though_the_server_sends_no_t
         "files": ["seen.json"],
         "count": 3,
         "note": "by hand",
-        "own_uri_is_its_uri": True,
+        "made_of_is_its_uri": True,
         "parts": [1.0, 2.0],
         "object": {"a": 1.0},
         "type": "Reduction",
@@ -141,7 +141,7 @@ def test_a_component_of_a_function_takes_values_and_one_on_beam_runs(story):
 def test_outputs_are_named_by_the_object_store_and_so_is_a_property_that_names_one(story):
     model = story.output("Everything", "model")
     assert model["uri"].startswith("minio://mlpipeline/")
-    assert model["metadata"]["own_uri"] == model["uri"]
+    assert model["metadata"]["made_of"] == model["uri"]
     assert str(story.server.folder) not in json.dumps([run.artifacts for run in story.runs.values()])
 
 

@@ -182,8 +182,12 @@ def _drop_unknown(lists: Any) -> None:
 
 
 def _artifacts(lists: Any, mount_root: str) -> _Artifacts:
-    """Returns the artifacts, with local URIs and, where the server tells it, their id in its ML Metadata."""
+    """Returns the artifacts, with local URIs and, where the server tells it, their id in its ML Metadata.
+
+    A property that names one of them, or a file in one, names the local one, too.
+    """
     ids = {}
+    staged = tuple(f"{one.uri.rstrip('/')}/" for found in lists.values() for one in found.artifacts)
     for key, found in lists.items():
         for index, one in enumerate(found.artifacts):
             title = _title(one.type)
@@ -191,9 +195,9 @@ def _artifacts(lists: Any, mount_root: str) -> _Artifacts:
             one.uri = uris.to_local(one.uri, mount_root)
             ids[key, index] = one.name
             one.name = ""  # TFX would make an id of it by hashing
-            for name, value in one.metadata.fields.items():
+            for value in one.metadata.fields.values():
                 _unwrap(value)
-                if name.endswith(_URI_SUFFIX) and value.HasField("string_value"):
+                if f"{value.string_value}/".startswith(staged):
                     value.string_value = uris.to_local(value.string_value, mount_root)
     artifacts: _Artifacts = tfx_entrypoint.parse_raw_artifact_dict(lists, {})
     for (key, index), name in ids.items():
@@ -289,8 +293,8 @@ def _executor_output(given: pipeline_spec_pb2.ExecutorInput, outputs: _Artifacts
     for key, found in tfx_entrypoint.translate_executor_output(outputs, {0: ""}).items():
         for one in found.artifacts:
             one.uri = uris.to_uri(one.uri, mount_root)
-            for name, value in one.metadata.fields.items():
-                if name.endswith(_URI_SUFFIX) and value.HasField("string_value"):
+            for value in one.metadata.fields.values():
+                if value.HasField("string_value"):  # such as `current_model` of a blessing
                     value.string_value = uris.to_uri(value.string_value, mount_root)
         written.artifacts[key].CopyFrom(found)
     for key in given.outputs.parameters:
@@ -357,7 +361,6 @@ def _say(line: str) -> None:
 
 
 _INPUTS_SPEC_FLAG = "--json_serialized_inputs_spec_args"
-_URI_SUFFIX = "_uri"
 _SERVERS_TYPES = ("system.", "google.")
 _VALUE_FIELDS = {
     standard_artifacts.String: "string_value",
