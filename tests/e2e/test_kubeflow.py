@@ -2,7 +2,8 @@
 
 Two runs of the same small settings: by the local runner, and by the stand-in for Kubeflow's driver and
 launcher, task by task in processes of their own. The rows are the same; from TFT's statistics on, floats
-differ in their last digits from run to run, two local ones included: files and metrics are compared with a tolerance.
+differ in their last digits from run to run, two local ones included, so that files and metrics are compared
+with a tolerance.
 """
 
 import dataclasses
