@@ -68,6 +68,20 @@ def test_the_server_takes_the_taxi_fare_pipeline_without_a_value_given(taxi):
     assert platform
 
 
+def test_the_claims_are_those_of_the_manifests_and_the_secret_is_one_that_the_guide_makes(taxi):
+    _, platform = yaml.safe_load_all(taxi.read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    folder = Path(__file__).resolve().parents[3] / "kubeflow"
+    manifests = list(yaml.safe_load_all((folder / "base" / "volumes.yaml").read_text()))
+
+    claims = {mount["constant"] for one in executors for mount in one.get("pvcMount", ())}
+    secrets = {mount["secretName"] for one in executors for mount in one.get("secretAsVolume", ())}
+
+    assert claims == {one["metadata"]["name"] for one in manifests}
+    assert secrets == {"registry-root"}
+    assert "create secret generic registry-root " in (folder / "README.md").read_text()
+
+
 def test_kubeflow_s_own_loader_reads_the_taxi_fare_pipeline_and_its_parameter(taxi):
     from kfp import components
 
