@@ -166,35 +166,11 @@ def _raw_trips() -> dict[str, Any]:
 
 
 def _analyze(raw: Mapping[str, Any], temporary: Path, graph: Path) -> None:
-    import tensorflow as tf
     import tensorflow_transform as tft
     import tensorflow_transform.beam as tft_beam
+    import trips_features
     from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
-    def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
-        given = inputs["company"]  # a batch without any company has no column for one
-        company = tf.SparseTensor(given.indices, given.values, [given.dense_shape[0], 1])
-        company = tf.sparse.to_dense(company, default_value="")
-        return {
-            "latitude_z": tft.scale_to_z_score(inputs["latitude"]),
-            "date_z": tft.scale_to_z_score(tf.cast(inputs["epoch_s"], tf.float32)),
-            "miles_z": tft.scale_to_z_score(inputs["miles"]),
-            "miles": inputs["miles"],
-            "company_id": tft.compute_and_apply_vocabulary(
-                company, default_value=4, vocab_filename="company"
-            ),
-            "company_length": tf.cast(tf.strings.length(company), tf.float32),
-            "miles_bucket": tft.bucketize(inputs["miles"], num_buckets=4),
-            "fare": inputs["fare"],
-        }
-
-    spec = {
-        "latitude": tf.io.FixedLenFeature([1], tf.float32),
-        "epoch_s": tf.io.FixedLenFeature([1], tf.int64),
-        "miles": tf.io.FixedLenFeature([1], tf.float32),
-        "company": tf.io.VarLenFeature(tf.string),
-        "fare": tf.io.FixedLenFeature([1], tf.float32),
-    }
     rows = [
         {
             name: ([value] if value else []) if name == "company" else [value]
@@ -202,8 +178,10 @@ def _analyze(raw: Mapping[str, Any], temporary: Path, graph: Path) -> None:
         }
         for values in zip(*raw.values(), strict=True)
     ]
-    metadata = dataset_metadata.DatasetMetadata.from_feature_spec(spec)
+    metadata = dataset_metadata.DatasetMetadata.from_feature_spec(trips_features.feature_spec())
     metadata_io.write_metadata(metadata, str(graph / tft.TFTransformOutput.RAW_METADATA_DIR))
     with tft_beam.Context(temp_dir=str(temporary)):
-        _, transform_fn = (rows, metadata) | tft_beam.AnalyzeAndTransformDataset(preprocessing_fn)
+        _, transform_fn = (rows, metadata) | tft_beam.AnalyzeAndTransformDataset(
+            trips_features.preprocessing_fn
+        )
         _ = transform_fn | tft_beam.WriteTransformFn(str(graph))

@@ -1,4 +1,4 @@
-"""Our components on Flink, in SDK processes that get our package as a wheel: as on the direct runner.
+"""Our components and the stock Transform on Flink, in SDK processes that get our package as a wheel: as on the direct runner.
 
 The cluster is in Beam's job server, on this machine (flink.py). A worker that is killed half way through a
 file changes nothing, and is started again. Beam's own multi-processing runner gives the same, too.
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trips_features
 from tests.e2e import flink as flink_runner
 from tests.e2e.pipes import DeadlyFile
 from tests.size_latency_evaluator.conftest import tiny  # noqa: F401 - a fixture
@@ -87,7 +88,7 @@ def reduce(examples: Path, graph: Path, folder: Path, arguments: Sequence[str]) 
     }
     for artifact, name in zip(outputs.values(), ("examples", "graph", "reduction"), strict=True):
         artifact.uri = str(folder / name)
-    do(Executor, inputs, outputs, config.to_json(), folder, arguments)
+    do(Executor, inputs, outputs, {"config": config.to_json(), "code": "0"}, folder, arguments)
     return Reduced(folder)
 
 
@@ -121,7 +122,7 @@ def evaluate(examples: Path, candidates: Path, folder: Path, arguments: Sequence
     }
     for name, artifact in outputs.items():
         artifact.uri = str(folder / name)
-    do(Executor, inputs, outputs, config.to_json(), folder, arguments)
+    do(Executor, inputs, outputs, {"config": config.to_json(), "code": "0"}, folder, arguments)
     return json.loads((folder / "evaluation" / "evaluation.json").read_text())
 
 
@@ -129,7 +130,7 @@ def do(
     executor: Any,
     inputs: Mapping[str, Any],
     outputs: Mapping[str, Any],
-    config: str,
+    properties: Mapping[str, Any],
     folder: Path,
     arguments: Sequence[str],
 ) -> None:
@@ -137,7 +138,7 @@ def do(
     executor(context).Do(
         {name: [artifact] for name, artifact in inputs.items()},
         {name: [artifact] for name, artifact in outputs.items()},
-        {"config": config, "code": "0"},
+        dict(properties),
     )
 
 
@@ -258,6 +259,58 @@ def test_every_runner_measures_the_same_metrics_to_the_last_bit(
     by_name = {one["name"]: one for one in found["candidates"]}
     assert by_name["s0-float32"]["metrics"]["mae"] < 2.0
     assert by_name["s0-crash"]["failure"]
+
+
+@pytest.fixture(scope="module")
+def transformed(
+    trips: Any, flink: flink_runner.Flink, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Reduced]:
+    """The raw trips, transformed by the stock Transform on each runner; its module travels to Flink."""
+    from google.protobuf import text_format
+    from tensorflow_transform.tf_metadata import dataset_metadata
+    from tests.conftest import examples_artifact
+    from tfx.components.transform.executor import Executor
+    from tfx.types import standard_artifacts
+
+    folder = tmp_path_factory.mktemp("transformed")
+    rows = shards(trips.raw_folder, folder / "rows")
+    schema = standard_artifacts.Schema()
+    schema.uri = str(folder / "schema")
+    Path(schema.uri).mkdir()
+    metadata = dataset_metadata.DatasetMetadata.from_feature_spec(trips_features.feature_spec())
+    Path(schema.uri, "schema.pbtxt").write_text(text_format.MessageToString(metadata.schema))
+    properties = {
+        "preprocessing_fn": "trips_features.preprocessing_fn",
+        "custom_config": "null",
+        "disable_statistics": 1,
+    }
+    on_flink = flink.arguments(packages=("tfx_mobile", "trips_features"))
+    for name, arguments in (("direct", DIRECT), ("flink", on_flink)):
+        outputs = {
+            "transform_graph": standard_artifacts.TransformGraph(),
+            "transformed_examples": standard_artifacts.Examples(),
+            "updated_analyzer_cache": standard_artifacts.TransformCache(),
+        }
+        for key, place in zip(outputs, ("graph", "examples", "cache"), strict=True):
+            outputs[key].uri = str(folder / name / place)
+        inputs = {"examples": examples_artifact(rows), "schema": schema}
+        do(Executor, inputs, outputs, properties, folder / name, arguments)
+    return {name: Reduced(folder / name) for name in ("direct", "flink")}
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_the_stock_transform_writes_the_same_rows_on_flink(
+    transformed: dict[str, Reduced], split: str
+) -> None:
+    wanted, found = (transformed[run].columns(split) for run in ("direct", "flink"))
+
+    assert list(found) == list(wanted)
+    assert {"company_id", "latitude_z", "miles_bucket", *PASSED} <= set(found)
+    for name, column in found.items():
+        if name.endswith("_z"):  # a mean near 42, or 1.4e9, in float32, by a deviation that is a thousandth
+            np.testing.assert_allclose(column, wanted[name], rtol=0, atol=1e-3)
+        else:
+            np.testing.assert_array_equal(column, wanted[name])
 
 
 def test_large_files_are_shared_with_workers_and_taken_away(
