@@ -1,4 +1,4 @@
-"""Our components and the stock Transform on Flink, in SDK processes that get code as a wheel: as on one machine.
+"""Our components and the stock Transform on Flink, in SDK processes that get code as a wheel: as without it.
 
 The cluster is in Beam's job server, on this machine (flink.py). A worker that is killed half way through a
 file changes nothing, and is started again. Beam's own multi-processing runner gives the same, too.
