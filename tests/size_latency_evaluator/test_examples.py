@@ -1,6 +1,7 @@
 """Rows are read as they are or refused with count and split, by the fast parser and the exact one alike."""
 
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,33 @@ def test_an_unknown_split_stops_the_executor_before_anything_is_measured(tiny: A
 
     with pytest.raises(DataError, match=re.escape("Examples must have the split 'test'; got eval in")):
         Executor().Do({"candidates": [candidates], "examples": [examples]}, {}, {"config": config.to_json()})
+
+
+@pytest.mark.parametrize("num_left", [1, 2])
+def test_a_file_that_ends_after_a_whole_record_but_too_early_is_refused(
+    tmp_path: Path, num_left: int
+) -> None:
+    plain = write(tmp_path / "plain", [GOOD] * 3).read_bytes()
+    size = len(plain) // 3
+    encoder = zlib.compressobj(wbits=31)
+    parts = [
+        encoder.compress(plain[start : start + size]) + encoder.flush(zlib.Z_FULL_FLUSH)
+        for start in range(0, 3 * size, size)
+    ]
+    path = tmp_path / "rows.gz"
+
+    path.write_bytes(b"".join(parts) + encoder.flush())
+    assert read(path)["census"].rows == 3
+    path.write_bytes(b"".join(parts[:num_left]))
+    with pytest.raises(
+        DataError, match=re.escape(f"{path} is not: A gzip file must be whole; {path} is cut off")
+    ):
+        read(path)
+
+
+def test_several_gzip_files_in_one_are_one_file(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.gz", [GOOD] * 3).read_bytes()
+    path = tmp_path / "rows.gz"
+    path.write_bytes(one + one)
+
+    assert read(path)["census"].rows == 6

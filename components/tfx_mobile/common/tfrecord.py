@@ -205,6 +205,7 @@ def _mask(crc: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH.size + _CHECKSUM.size
+FRAME_BYTES = _HEADER_BYTES + _CHECKSUM.size  # of a record, besides its content
 _GZIP = zlib.MAX_WBITS | 16
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_INFLATED_BYTES = 4 << 20

@@ -7,6 +7,7 @@ tfx_bsl, slowly, which also finds out what is wrong. No judgement.
 import collections
 import dataclasses
 import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -384,15 +385,33 @@ def _rows(
 
 def _batches(path: str, num_rows: int) -> Iterator[Any]:
     compression = "GZIP" if path.endswith(".gz") else ""
+    num_bytes = 0
     try:
         rows = tf.data.TFRecordDataset([path], compression, _BUFFER_BYTES).batch(num_rows).prefetch(1)
         options = tf.data.Options()
         options.autotune.enabled = False  # there is nothing to tune, and its thread is waited for at the end
-        yield from rows.with_options(options)
+        for batch in rows.with_options(options):
+            num_bytes += int(tf.reduce_sum(tf.strings.length(batch))) + len(batch) * tfrecord.FRAME_BYTES
+            yield batch
     except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
         raise DataError(
             f"Examples must be whole TFRecord files; {path} is not: {error.message}. Write the file again."
         ) from error
+    if compression:
+        _check_end(path, num_bytes)
+
+
+def _check_end(path: str, num_bytes: int) -> None:
+    """Raises DataError if a gzip file is cut off, which TensorFlow does not notice after a whole record."""
+    with tf.io.gfile.GFile(path, "rb") as stream:
+        stream.seek(max(stream.size() - 4, 0))
+        if stream.read(4) == struct.pack("<I", num_bytes % 2**32):  # as the last four bytes say
+            return
+    try:
+        for _ in _some_records(path):  # it is cut off, or several gzip files in one
+            pass
+    except DataError as error:
+        raise DataError(f"Examples must be whole TFRecord files; {path} is not: {error}") from error
 
 
 def _some_records(path: str) -> Iterator[list[bytes]]:
