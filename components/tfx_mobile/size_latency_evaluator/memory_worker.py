@@ -7,6 +7,7 @@ from the heap; XNNPACK, which has memory of its own, is in the heap's figure onl
 """
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from tfx_mobile.size_latency_evaluator import isolation, runner
 
 _CALLS = 3
+_ASK_PERSONALITY, _ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000  # personality(2)
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -95,5 +97,18 @@ def _peak_resident_bytes() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
+def _without_random_addresses() -> None:
+    """Starts this process again at the same addresses as every other one, where Linux can."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "personality"):
+        return
+    current = libc.personality(_ASK_PERSONALITY)
+    if current < 0 or current & _ADDR_NO_RANDOMIZE or libc.personality(current | _ADDR_NO_RANDOMIZE) < 0:
+        return
+    if libc.personality(_ASK_PERSONALITY) & _ADDR_NO_RANDOMIZE:
+        os.execv(sys.executable, sys.orig_argv)
+
+
 if __name__ == "__main__":
+    _without_random_addresses()
     sys.exit(isolation.main(sys.argv, measure))
