@@ -265,6 +265,7 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "evaluate": section_of("evaluation", "evaluate"),
     "evaluate-memory": section_of("evaluation", "memory"),
     "beam": section_of("beam", "scale"),
+    "registry": section_of("registry", "registry"),
     **{f"pruning-{name}": section_of("pruning", name) for name in _PRUNING},
     **{f"quantization-{name}": section_of("quantization", name) for name in _QUANTIZATION},
 }
@@ -274,6 +275,7 @@ ONLY_BY_NAME = {
     "reduce-scalars",
     "reduce-scale",
     "evaluate-memory",
+    "registry",
     "quantization-mnist",
     *(f"pruning-{name}" for name in _PRUNING if name != "overhead"),
 }

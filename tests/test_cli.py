@@ -103,8 +103,92 @@ def test_list_shows_models_and_channels(registry: Registry, capsys: pytest.Captu
     assert lines[1][-1].strip() == "beta -> 2, stable -> 1"
     assert _run("registry", "list", registry.repository, "--json") == 0
     assert json.loads(capsys.readouterr().out) == [
-        {"model": "taxi-fare", "newest": 2, "versions": 2, "channels": {"beta": 2, "stable": 1}}
+        {
+            "model": "taxi-fare",
+            "newest": 2,
+            "versions": 2,
+            "withdrawn": [],
+            "channels": {"beta": 2, "stable": 1},
+            "rollout_permille": {"beta": 1000, "stable": 1000},
+        }
     ]
+
+
+def test_a_release_goes_its_way_on_the_command_line(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = registry.repository
+    for arguments, said in (
+        (
+            ["promote", folder, "taxi-fare", "--permille", "50"],
+            "promote: stable offers version 2 to 50 permille",
+        ),
+        (["list", folder], "beta -> 2, stable -> 2 (50 permille)"),
+        (["rollout", folder, "taxi-fare", "200"], "rollout: stable offers version 2 to 200 permille"),
+        (["show", folder, "taxi-fare"], "stable: version 2 (default) to 200 permille"),
+        (
+            ["rollback", folder, "taxi-fare", "--reason", "fares too high"],
+            "rollback: stable offers version 1 to 1000 permille",
+        ),
+        (
+            ["withdraw", folder, "taxi-fare", "2", "--reason", "wrong units"],
+            "withdrawn: version 2; beta -> 0, stable -> 1",
+        ),
+        (["show", folder, "taxi-fare"], "WITHDRAWN: wrong units"),
+        (["history", folder, "taxi-fare"], "fares too high"),
+        (["rotate", folder, "timestamp"], "timestamp is signed with key "),
+        (["gc", folder, "--min-age-days", "0", "--keep-versions", "1"], "0 versions and "),
+        (["verify", folder], "files are as they were signed."),
+    ):
+        assert _run("registry", *arguments) == 0
+        assert said in capsys.readouterr().out
+    assert _run("registry", "history", folder, "taxi-fare", "--json") == 0
+    events = json.loads(capsys.readouterr().out)
+    assert [event["action"] for event in events] == ["publish", "promote", "rollout", "rollback"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["promote", "{}", "taxi-fare", "--from", "stable"],
+            "must not have version 1 at 1000 permille yet; it",
+        ),
+        (["rollout", "{}", "taxi-fare", "1001"], "must be an integer from 0 to 1000 permille; got 1001."),
+        (
+            ["withdraw", "{}", "taxi-fare", "9", "--reason", "x"],
+            "must hold version 9 of 'taxi-fare' to withdraw",
+        ),
+        (["rollback", "{}", "taxi-fare", "--reason", "x"], "to go back to; it has not."),
+        (
+            ["history", "{}", "taxi-fare", "--channel", "x"],
+            "There must be a channel 'x' of 'taxi-fare'; there is",
+        ),
+        (
+            ["rotate", "{}", "other"],
+            "Role must be one of root, targets, snapshot, timestamp, model-taxi-fare;",
+        ),
+        (["use-signer", "{}", "root", "gpg:x"], "Key must be hsm:<id>?label=<token>, gcpkms:<name>"),
+        (["gc", "{}", "--keep-versions", "0"], "keep_versions must be an integer of at least 1; got 0."),
+        (["list", "s3://bucket/x"], "Keys of a registry in a bucket must be named, a local folder; got none"),
+    ],
+)
+def test_what_the_store_refuses_is_said_on_the_command_line(
+    registry: Registry, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("registry", *[argument.format(registry.repository) for argument in arguments]) == 2
+    assert message in _error(capsys)
+
+
+def test_init_makes_several_root_keys_and_says_to_take_them_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("registry", "init", tmp_path / "r", "--root-keys", "2") == 0
+    said = capsys.readouterr().err
+    assert f"now move root-1.pem, root-2.pem out of {tmp_path / 'r.keys'} to a place that is offline" in said
+    root = Registry(tmp_path / "r").root().roles["root"]
+    assert (len(root.keyids), root.threshold) == (2, 2)
+    assert _run("registry", "init", tmp_path / "x", "--root-keys", "0") == 2
 
 
 def test_list_of_an_empty_registry_is_a_heading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,8 +212,8 @@ def test_verify_lists_the_files_or_names_the_one_that_is_wrong(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run("registry", "verify", registry.repository) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "9 files are as they were signed."
-    next((registry.repository / "targets" / "taxi-fare" / "1").iterdir()).write_bytes(b"bad")
+    assert capsys.readouterr().out.splitlines()[-1] == "11 files are as they were signed."
+    next((registry.repository / "targets" / "taxi-fare" / "1").glob("*.model.tflite")).write_bytes(b"bad")
     assert _run("registry", "verify", registry.repository) == 2
     assert "Target 'taxi-fare/1/model.tflite' must have the length and sha256" in _error(capsys)
 
@@ -173,8 +257,10 @@ def test_fetch_remembers_what_it_saw(
     assert _run(*fetch) == 0
     (registry.repository / "metadata" / "timestamp.json").write_bytes(old)
     capsys.readouterr()
-    assert _run(*fetch) == 2
+    assert _run(*fetch, "--strict") == 2
     assert "It is older than what this client has seen." in _error(capsys)
+    assert _run(*fetch) == 0
+    assert "not updated, this is the last good version: Registry " in capsys.readouterr().err
     assert (tmp_path / "m").read_bytes() == b"three"
 
 

@@ -67,6 +67,7 @@ _NAMES = {
     "quantizer.config": ("Mode", "ModeSet", "Quantization", "Runtime"),
     "registry.client": ("Client",),
     "registry.store": ("Registry",),
+    "registry.targeting": ("Device", "Targeting"),
     "registry_model.component": ("RegistryModel",),
     "registry_pusher.component": ("RegistryPusher",),
     "size_latency_evaluator.component": ("SizeLatencyEvaluator",),

@@ -7,7 +7,6 @@ itself: what a command does is in the module that it calls.
 
 import argparse
 import dataclasses
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfx_mobile import __version__
+from tfx_mobile.common import printing
 from tfx_mobile.common.errors import ConfigError, DataError, TfxMobileError
+from tfx_mobile.registry import commands as registry_commands
 
 if TYPE_CHECKING:
     from tfx_mobile.common.inspection import Inspection, Tensor
-    from tfx_mobile.registry.store import Registry
 
 _MAX_PARTS, _MAX_NAME = 8, 60  # of each kind, and letters, that `inspect` prints; --json has all
 
@@ -54,158 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tfx-mobile {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_registry(commands)
+    registry_commands.add_commands(commands)
     _add_inspect(commands)
     _add_bench(commands)
     _add_report(commands)
     _add_compile(commands)
     _add_deploy(commands)
     return parser
-
-
-# registry
-
-
-def _add_registry(commands: Any) -> None:
-    parser = commands.add_parser("registry", help="make, inspect and fetch from a mobile model registry")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-
-    def add(name: str, run: _Command, text: str, *, folder: bool = True) -> argparse.ArgumentParser:
-        action: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-        action.set_defaults(run=run)
-        if folder:
-            action.add_argument("folder", type=Path, metavar="FOLDER", help="the registry's folder")
-            action.add_argument(
-                "--keys", type=Path, metavar="FOLDER", help="the keys (default: FOLDER.keys beside it)"
-            )
-        return action
-
-    add("init", _registry_init, "Make an empty registry and its keys.")
-    action = add("list", _registry_list, "List the models and where their channels point.")
-    action.add_argument("--json", action="store_true", help="print JSON")
-    action = add("show", _registry_show, "Show one model: its channels, versions and their metadata.")
-    action.add_argument("model", metavar="MODEL")
-    action.add_argument("--json", action="store_true", help="print JSON")
-    add("verify", _registry_verify, "Check every signature, hash, length and expiry, and every file.")
-    add(
-        "refresh",
-        _registry_refresh,
-        "Sign anew what runs out: the timestamp, and what is past half its life.",
-    )
-    action = add("fetch", _registry_fetch, "Fetch and verify a model, as a phone does.", folder=False)
-    action.add_argument("model", metavar="MODEL")
-    action.add_argument("--from", dest="location", required=True, metavar="FOLDER_OR_URL")
-    action.add_argument(
-        "--root",
-        type=Path,
-        metavar="FILE",
-        help="the root to trust; needed for a URL (default for a folder: FOLDER.keys/root.json beside it)",
-    )
-    action.add_argument("--channel", default="stable", help="default: stable")
-    action.add_argument("--version", type=int, metavar="N", help="this version, whatever the channel says")
-    action.add_argument("--to", type=Path, required=True, metavar="FILE", help="where to write the model")
-    action.add_argument(
-        "--cache",
-        type=Path,
-        metavar="FOLDER",
-        help="what was seen before, against rollback (default: a folder per registry in ~/.cache/tfx-mobile)",
-    )
-
-
-def _registry_init(arguments: argparse.Namespace) -> None:
-    from tfx_mobile.registry.store import Registry
-
-    registry = Registry.create(arguments.folder, arguments.keys)
-    print(f"registry  {registry.repository}  (serve this folder)")
-    print(f"keys      {registry.keys}  (private: back it up, never serve it)")
-    print(f"root      {registry.root_path}  (put this file into the app)")
-    print(f"          {_fingerprint(registry.root_path)}")
-
-
-def _registry_list(arguments: argparse.Namespace) -> None:
-    registry = _opened(arguments)
-    rows = []
-    for model in registry.models():
-        versions, channels = registry.versions(model), registry.channels(model)
-        newest = versions[-1].version if versions else None
-        rows.append({"model": model, "newest": newest, "versions": len(versions), "channels": channels})
-    if arguments.json:
-        _print_json(rows)
-        return
-    table = [["MODEL", "NEWEST", "VERSIONS", "CHANNELS"]]
-    for row in rows:
-        table.append(
-            [str(row["model"]), str(row["newest"]), str(row["versions"]), _channels(row["channels"])]
-        )
-    _print_table(table)
-
-
-def _registry_show(arguments: argparse.Namespace) -> None:
-    registry = _opened(arguments)
-    versions, channels = registry.versions(arguments.model), registry.channels(arguments.model)
-    if arguments.json:
-        rows = [dataclasses.asdict(record) for record in versions]
-        _print_json({"model": arguments.model, "channels": channels, "versions": rows})
-        return
-    print(f"model     {arguments.model}")
-    print(f"channels  {_channels(channels)}")
-    for record in versions:
-        print(f"\nversion {record.version}")
-        facts = {"sha256": record.sha256, "size_bytes": record.size_bytes, "published": _utc(record)}
-        _print_table([[f"  {key}", str(value)] for key, value in (*facts.items(), *_flat(record.metadata))])
-
-
-def _registry_verify(arguments: argparse.Namespace) -> None:
-    found = _opened(arguments).verify()
-    _print_table([[f"ok  {item.path}", item.what] for item in found])
-    print(f"{len(found)} files are as they were signed.")
-
-
-def _registry_refresh(arguments: argparse.Namespace) -> None:
-    print(f"signed {', '.join(_opened(arguments).refresh())}")
-
-
-def _registry_fetch(arguments: argparse.Namespace) -> None:
-    from tfx_mobile.common.files import write_atomically
-    from tfx_mobile.registry.client import Client, default_cache
-
-    root = arguments.root or _default_root(arguments.location)
-    client = Client(arguments.location, root=root, cache=arguments.cache or default_cache(arguments.location))
-    fetched = client.fetch(arguments.model, arguments.channel, version=arguments.version)
-    try:
-        write_atomically(arguments.to, fetched.path.read_bytes())
-    except OSError as error:
-        raise ConfigError(
-            f"--to must be a file that can be written; {arguments.to}: {error.strerror}."
-        ) from error
-    print(
-        f"{arguments.model} version {fetched.version}  sha256:{fetched.sha256}  "
-        f"{fetched.size_bytes} bytes  {arguments.to}"
-    )
-
-
-def _opened(arguments: argparse.Namespace) -> "Registry":
-    from tfx_mobile.registry.store import Registry
-
-    return Registry(arguments.folder, arguments.keys)
-
-
-def _default_root(location: str) -> Path:
-    """Returns the root beside a local registry, and says so: trust is never silent."""
-    if "://" in location:
-        raise ConfigError(
-            f"--root must name the root to trust for {location}; got none. Take root.json from the keys "
-            "folder of whoever publishes there."
-        )
-    folder = Path(os.path.abspath(location))
-    root = folder.with_name(f"{folder.name}.keys") / "root.json"
-    if not root.is_file():
-        raise ConfigError(
-            f"--root must name the root to trust for {location}; got none, and there is no {root}. Take "
-            "root.json from the registry's keys folder."
-        )
-    print(f"tfx-mobile: trusting {root} {_fingerprint(root)}; --root names another", file=sys.stderr)
-    return root
 
 
 # inspect
@@ -231,7 +86,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         ) from error
     found = inspect(content)
     if arguments.json:
-        _print_json({"file": str(arguments.file), **found.to_dict()})
+        printing.print_json({"file": str(arguments.file), **found.to_dict()})
         return
     facts = {
         "file": str(arguments.file),
@@ -240,34 +95,40 @@ def _inspect(arguments: argparse.Namespace) -> None:
         "description": found.description,
         **{f"converter {key}": value for key, value in found.conversion.items()},
     }
-    _print_table([[key, value] for key, value in facts.items() if value])
+    printing.print_table([[key, value] for key, value in facts.items() if value])
     _print_signatures(found)
-    _print_title("operators", f"{sum(op.count for op in found.operators)} in {found.num_subgraphs} subgraphs")
+    printing.print_title(
+        "operators", f"{sum(op.count for op in found.operators)} in {found.num_subgraphs} subgraphs"
+    )
     rows = [[f"  {op.name}", op.origin, f"version {op.version}", f"{op.count}"] for op in found.operators]
-    _print_table(rows)
+    printing.print_table(rows)
     _print_metadata(found)
     if arguments.tensors:
-        _print_title("tensors", f"{len(found.tensors)}")
+        printing.print_title("tensors", f"{len(found.tensors)}")
         rows = [[f"  {tensor.subgraph}.{tensor.index}", *_tensor(tensor)] for tensor in found.tensors]
-        _print_table([["  INDEX", "NAME", "TYPE", "BYTES", "QUANTISATION", "ZEROS"], *rows])
+        printing.print_table([["  INDEX", "NAME", "TYPE", "BYTES", "QUANTISATION", "ZEROS"], *rows])
     _print_breakdown(found)
 
 
 def _print_signatures(found: "Inspection") -> None:
     for signature in found.signatures:
-        _print_title("signature", repr(signature.name) if signature.name else "none; its inputs and outputs:")
+        printing.print_title(
+            "signature", repr(signature.name) if signature.name else "none; its inputs and outputs:"
+        )
         rows = []
         for side, tensors in (("in", signature.inputs), ("out", signature.outputs)):
             for name, tensor in tensors.items():
                 _, kind, _, quantization, _ = _tensor(tensor)
                 rows.append([f"  {side}", name, kind, quantization])
-        _print_table(rows)
+        printing.print_table(rows)
 
 
 def _print_metadata(found: "Inspection") -> None:
     if not found.metadata:
         return
-    _print_title("metadata", ", ".join(f"{name} ({size:,} bytes)" for name, size in found.metadata.items()))
+    printing.print_title(
+        "metadata", ", ".join(f"{name} ({size:,} bytes)" for name, size in found.metadata.items())
+    )
     metadata = found.model_metadata or found.standard_metadata
     if metadata is None:
         return
@@ -276,9 +137,9 @@ def _print_metadata(found: "Inspection") -> None:
         if key in ("inputs", "outputs", "label"):
             features += [[f"  {key}", *_feature(entry)] for entry in (value if key != "label" else [value])]
         elif value:
-            facts += _flat(value, key)
-    _print_table([[f"  {key}", " ".join(str(value).split())] for key, value in facts])
-    _print_table(features)
+            facts += printing.flat(value, key)
+    printing.print_table([[f"  {key}", " ".join(str(value).split())] for key, value in facts])
+    printing.print_table(features)
 
 
 def _feature(entry: dict[str, Any]) -> list[str]:
@@ -288,7 +149,7 @@ def _feature(entry: dict[str, Any]) -> list[str]:
 
 
 def _print_breakdown(found: "Inspection") -> None:
-    _print_title("breakdown", f"{found.explained_fraction:.2%} of the bytes explained")
+    printing.print_title("breakdown", f"{found.explained_fraction:.2%} of the bytes explained")
     rows = [["  KIND", "NAME", "TYPE", "BYTES", "SHARE", "GZ BYTES", "SHARE"]]
     for total in found.by_kind():
         parts = [part for part in found.breakdown if part.kind == total.kind]
@@ -303,7 +164,7 @@ def _print_breakdown(found: "Inspection") -> None:
                 gz_share_bytes=sum(part.gz_share_bytes for part in left),
             )
             rows.append(["", f"{len(left)} more", "", *_shares(rest, found)])
-    _print_table(rows)
+    printing.print_table(rows)
 
 
 def _shortened(name: str) -> str:
@@ -373,10 +234,10 @@ def _bench(arguments: argparse.Namespace) -> None:
     )
     found = bench.compare(arguments.files, config, rows=arguments.rows)
     if arguments.json:
-        _print_json(found.to_dict())
+        printing.print_json(found.to_dict())
     else:
-        _print_table(bench.table(found))
-        _print_title("machine", bench.machine_line(found))
+        printing.print_table(bench.table(found))
+        printing.print_title("machine", bench.machine_line(found))
         for line in found.sentences:
             print(line)
     if failed := [f"{file.file}: {file.failure}" for file in found.files if file.failure]:
@@ -427,7 +288,7 @@ def _report(arguments: argparse.Namespace) -> None:
         print(summary.render(found), end="")
         return
     if arguments.json:
-        _print_json(found.to_dict())
+        printing.print_json(found.to_dict())
         return
     print(evaluations.verdict_line(found))
     print(arguments.export or page)
@@ -579,51 +440,6 @@ def _parameters(given: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--param must name each parameter once; got {name!r} twice.")
         found[name] = value
     return found
-
-
-# Printing
-
-
-def _print_title(title: str, text: str) -> None:
-    print(f"\n{title}  {text}")
-
-
-def _fingerprint(path: Path) -> str:
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-
-
-def _channels(channels: Any) -> str:
-    return ", ".join(f"{name} -> {version}" for name, version in sorted(channels.items())) or "none"
-
-
-def _utc(record: Any) -> str:
-    import datetime
-
-    moment = datetime.datetime.fromtimestamp(record.published_unix_s, datetime.timezone.utc)
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Returns nested metadata as dotted keys and text."""
-    if not isinstance(value, dict) or (not value and prefix):
-        return [(prefix, str(value))]
-    return [
-        row
-        for key, item in sorted(value.items())
-        for row in _flat(item, f"{prefix}.{key}" if prefix else key)
-    ]
-
-
-def _print_json(value: Any) -> None:
-    from tfx_mobile.common.jsonable import dumps
-
-    print(dumps(value, indent=2))
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -189,7 +189,8 @@ def _print_registry(console: Console, registry: Path, name: str, version: str, c
     )
     console.print(
         f"Fetch it as a phone does:\n  .venv/bin/tfx-mobile registry fetch {name} "
-        f"--from {_relative(registry)} --to {name}.tflite",
+        f"--from {_relative(registry)} --to {name}.tflite\nLook at what is in it:\n"
+        f"  .venv/bin/tfx-mobile registry serve {_relative(registry)}",
         soft_wrap=True,
     )
 

@@ -180,6 +180,7 @@ def _components(
     pusher = RegistryPusher(
         model=evaluator.outputs["model"],
         blessing=evaluator.outputs["blessing"],
+        evaluation=evaluator.outputs["evaluation"],
         registry=registry,
         model_name=name,
     )

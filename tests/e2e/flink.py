@@ -7,6 +7,7 @@ What is missing (Java, Maven, an answer) is an error, never a skipped test.
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import shutil
@@ -14,9 +15,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tfx_mobile.orchestration import beam_args
 
@@ -24,11 +28,14 @@ _BOOT = Path(__file__).parent / "sdk_boot.py"
 _CACHE = Path.home() / ".cache" / "tfx-mobile"
 _MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _START_SECONDS = 120.0
+_STAND_IN = ("2.62.0", "1.19")  # of the stable lane; not every mirror has newer ones whole
 # Beam gives its --number_of_execution_retries to streaming jobs only: by itself, a batch job that loses a
 # worker has failed. The delay is longer than workers are cached: else the next try gets the dead one.
 _CONFIGURATION = """restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 3
-restart-strategy.fixed-delay.delay: 15 s
+restart-strategy.fixed-delay.delay: 6 s
+rest.bind-port: {rest_port}
+metrics.fetcher.update-interval: 200
 """
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -53,11 +60,13 @@ class Flink:
       endpoint: Where it listens.
       workers: Folder in which each SDK worker that ever started has one: `pid`, `log`, `staged`, `packages`.
       boot: What starts a worker.
+      rest_port: Where Flink itself answers while a job runs.
     """
 
     endpoint: str
     workers: Path
     boot: Path
+    rest_port: int
 
     def arguments(self, *, parallelism: int = 2, packages: Sequence[str] = ("tfx_mobile",)) -> list[str]:
         """Returns Beam's arguments: so many SDK processes, which get these packages as a wheel."""
@@ -81,6 +90,33 @@ class Flink:
             if (one / "pid").exists()
         }
 
+    def written(self) -> dict[tuple[str, str, bool], int]:
+        """Returns the bytes that each vertex has given to others so far; nothing while no job runs.
+
+        Ask often: the cluster goes with its job, and what a vertex has written is final only when it has
+        ended. What was written just before the end of a job may be missed.
+
+        Returns:
+          By job, vertex, and whether it is shuffled: False where each task's bytes go to one task only, which
+          Flink runs in the same slot (its forward edges), so that they need not leave the machine.
+        """
+        found = {}
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            for job in self._ask("/jobs")["jobs"]:
+                details = self._ask(f"/jobs/{job['id']}")
+                if "nodes" not in details["plan"]:  # the job is still being set up
+                    continue
+                edges = [edge for node in details["plan"]["nodes"] for edge in node.get("inputs", ())]
+                shuffling = {edge["id"] for edge in edges if edge["ship_strategy"].lower() != "forward"}
+                for vertex in details["vertices"]:
+                    key = (job["id"], vertex["id"], vertex["id"] in shuffling)
+                    found[key] = vertex["metrics"]["write-bytes"]
+        return found
+
+    def _ask(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://localhost:{self.rest_port}{path}", timeout=5.0) as answer:
+            return json.load(answer)
+
 
 @contextlib.contextmanager
 def job_server(folder: Path, *, python_path: Sequence[str] = ()) -> Iterator[Flink]:
@@ -94,7 +130,7 @@ def job_server(folder: Path, *, python_path: Sequence[str] = ()) -> Iterator[Fli
       RuntimeError: Java or Maven is missing, Maven cannot get the runner, or it does not start.
     """
     jar = _jar(folder)
-    flink = Flink(f"localhost:{_free_port()}", folder / "workers", folder / "boot.sh")
+    flink = Flink(f"localhost:{_free_port()}", folder / "workers", folder / "boot.sh", _free_port())
     flink.workers.mkdir()
     flink.boot.write_text(
         "#!/bin/sh\n"
@@ -102,12 +138,12 @@ def job_server(folder: Path, *, python_path: Sequence[str] = ()) -> Iterator[Fli
         f"exec '{sys.executable}' '{_BOOT}' '{flink.workers}' \"$@\" >>'{folder}/boot.log' 2>&1\n"
     )
     flink.boot.chmod(0o755)
-    command = [_program("java", "default-jre-headless"), "-Xmx1g", *_OPENED, "-jar", str(jar)]
+    command = [_program("java", "default-jre-headless"), *_LIGHT, *_OPENED, "-jar", str(jar)]
     command += ["--job-port", flink.endpoint.rpartition(":")[2], "--artifact-port", "0"]
     command += ["--expansion-port", "-1", "--artifacts-dir", str(folder / "artifacts")]
     command += ["--flink-conf-dir", str(folder / "conf")]
     (folder / "conf").mkdir()
-    (folder / "conf" / "config.yaml").write_text(_CONFIGURATION)
+    (folder / "conf" / "config.yaml").write_text(_CONFIGURATION.format(rest_port=flink.rest_port))
     log = folder / "flink.log"
     with log.open("wb") as stream:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
@@ -124,20 +160,40 @@ def job_server(folder: Path, *, python_path: Sequence[str] = ()) -> Iterator[Fli
 
 
 def versions() -> tuple[str, str]:
-    """Returns the installed Beam's version, and the newest of Flink that it has a runner for."""
+    """Returns the installed Beam's version, and the newest Flink 1 that it has a runner for."""
     import apache_beam
     from apache_beam.options.pipeline_options import FlinkRunnerOptions
 
-    return apache_beam.__version__, FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS[-1]
+    published = [one for one in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS if one.startswith("1.")]
+    return apache_beam.__version__, published[-1]
 
 
 def class_path() -> list[str]:
     """Returns the jars of Beam's Flink runner, which Maven keeps in its own cache.
 
+    For a newer Beam whose own runner Maven does not have, an older one stands in: Beam allows that.
+    A warning says so, because it is not what Beam itself would start.
+
     Raises:
       RuntimeError: Maven is missing or cannot get them.
     """
-    beam, flink = versions()
+    own = versions()
+    try:
+        return _class_path(*own)
+    except RuntimeError as error:
+        if _numbers(own[0]) <= _numbers(_STAND_IN[0]):
+            raise
+        jars = _class_path(*_STAND_IN)
+        beam, flink = _STAND_IN
+        warnings.warn(
+            f"Beam {own[0]} runs on the job server of Beam {beam}, Flink {flink}: its own is not to be had. "
+            f"{str(error).splitlines()[0]}",
+            stacklevel=2,
+        )
+        return jars
+
+
+def _class_path(beam: str, flink: str) -> list[str]:
     known = _CACHE / f"beam-{beam}-flink-{flink}.classpath"
     if known.exists():
         jars = known.read_text().split(os.pathsep)
@@ -162,6 +218,10 @@ def class_path() -> list[str]:
     unfinished.write_text(text)
     os.replace(unfinished, known)
     return text.split(os.pathsep)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(one) for one in version.split(".")[:2]]
 
 
 def _jar(folder: Path) -> Path:
@@ -204,6 +264,8 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
+# The program lives for minutes and moves names of files: compiling its code well costs more than it gains.
+_LIGHT = ("-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 # Flink 1 looks into classes that Java 17 closes.
 _OPENED = [
     f"--add-opens=java.base/{package}=ALL-UNNAMED"

@@ -9,8 +9,8 @@ folder that this worker alone has, and becomes Beam's worker: what it imports of
 import argparse
 import json
 import os
-import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,10 @@ def main() -> None:
     packages.mkdir(parents=True)
     (mine / "pid").write_text(str(os.getpid()))
     info = _provision(given.provision_endpoint, given.id)
-    wheels = [path for path in _fetch(info, given.id, mine / "staged") if path.suffix in (".whl", ".gz")]
-    if wheels:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
-        subprocess.run(
-            [*pip, "--target", str(packages), *map(str, wheels)], check=True, stdin=subprocess.DEVNULL
-        )
+    for path in _fetch(info, given.id, mine / "staged"):
+        if path.suffix == ".whl":  # of Python alone: unpacking installs it, in a tenth of pip's time
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(packages)
     log = os.open(mine / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)

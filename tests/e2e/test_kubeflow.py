@@ -1,9 +1,11 @@
 """The taxi-fare pipeline through its compiled file, as open-source Kubeflow Pipelines would run it.
 
 Two runs of the same small settings: by the local runner, and by the stand-in for Kubeflow's driver and
-launcher, task by task in processes of their own. The rows are the same; from TFT's statistics on, floats
-differ in their last digits from run to run, two local ones included, so that files and metrics are compared
-with a tolerance.
+launcher, task by task in processes of their own. Opt-in (tests/orchestration/kubeflow/containers.py): the
+pipeline with the settings of a cluster, each task in a container of our image without a network, with the
+claims and the secret that the file asks for, and a registry that our manifest's Job made. The rows are the
+same; from TFT's statistics on, floats differ in their last digits from run to run, two local ones included,
+so that files and metrics are compared with a tolerance.
 """
 
 import dataclasses
@@ -14,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.runs import COMPONENTS, Finished, run_taxi, taxi_pipeline
-from tests.orchestration.kubeflow import standin
+from tests.e2e.runs import COMPONENTS, Finished, loose_gates, run_taxi, taxi_pipeline
+from tests.orchestration.kubeflow import containers, standin
 from tests.orchestration.kubeflow.standin import LOGS, RUN_ID, StandIn
 
 pytestmark = pytest.mark.e2e
@@ -45,19 +47,38 @@ class Both:
         return self.local.uri(component, key), self.server.stored(output["uri"])
 
 
-@pytest.fixture(scope="session")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
+@pytest.fixture(scope="session", params=["processes", pytest.param("containers", marks=containers.OPT_IN)])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
     """Both runs, one after the other; each has a cache of its own of what it saw of its registry."""
     folder = tmp_path_factory.mktemp("both")
+    settings = SMALL if request.param == "processes" else {"epochs": SMALL["epochs"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        local = run_taxi(folder / "local", **SMALL)
-    pipeline = taxi_pipeline(folder / "kubeflow", pipeline_root="minio://unused", **SMALL)
-    server = StandIn(folder / "server", environment={"XDG_CACHE_HOME": str(folder / "other-cache")})
-    tasks = server.run(standin.compiled(pipeline))
-    for name, run in tasks.items():
-        assert run.status == 0, f"{name}:\n{run.log[-5000:]}"
-    return Both(local, tasks, server, folder / "kubeflow" / "registry")
+        local = run_taxi(folder / "local", **settings)
+    run = in_processes if request.param == "processes" else in_containers
+    server, tasks, registry = run(folder / "kubeflow")
+    for name, task in tasks.items():
+        assert task.status == 0, f"{name}:\n{task.log[-5000:]}"
+    return Both(local, tasks, server, registry)
+
+
+def in_processes(folder: Path) -> tuple[StandIn, Mapping[str, standin.TaskRun], Path]:
+    """Returns the server, what its tasks did, and the registry."""
+    pipeline = taxi_pipeline(folder, pipeline_root="minio://unused", **SMALL)
+    server = StandIn(folder / "server", environment={"XDG_CACHE_HOME": str(folder / "cache")})
+    return server, server.run(standin.compiled(pipeline)), folder / "registry"
+
+
+def in_containers(folder: Path) -> tuple[StandIn, Mapping[str, standin.TaskRun], Path]:
+    """Returns the same of the pipeline of a cluster."""
+    from taxi_fare import kubeflow
+
+    pipeline = kubeflow.create_pipeline(gates=loose_gates(), epochs=SMALL["epochs"])
+    spec, platform = standin.documents(pipeline, containers.IMAGE)
+    folder.mkdir()
+    volumes = containers.make_registry(folder)
+    server = containers.InContainers(folder / "server", volumes=volumes).asking(spec, platform)
+    return server, server.run(spec), volumes["registry"]
 
 
 def evaluations(both: Both) -> list[Any]:

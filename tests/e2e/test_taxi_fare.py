@@ -36,9 +36,10 @@ def test_the_chosen_file_is_blessed_pushed_and_what_a_phone_fetches(taxi_run, tm
     assert found.blessed
     chosen = taxi_run.uri("SizeLatencyEvaluator", "model") / "Format-Serving" / "tflite"
     registry = Registry(taxi_run.registry)
-    fetched = Client(str(taxi_run.registry), root=registry.root_path, cache=tmp_path).fetch("taxi-fare")
+    phone = Client(str(taxi_run.registry), root=registry.root_path, cache=tmp_path)
+    fetched = phone.fetch("taxi-fare")
     assert fetched.path.read_bytes() == chosen.read_bytes()
-    assert fetched.metadata["figures"]["candidate"] == found.chosen
+    assert phone.record("taxi-fare", fetched.version).metadata["figures"]["candidate"] == found.chosen
     written = tflite_metadata.read(fetched.path.read_bytes())
     assert set(written.gates) == {v.gate for v in found.candidate(found.chosen).verdicts if not v.waived}
     assert written.pipeline_run

@@ -5,11 +5,13 @@ import dataclasses
 import glob
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +86,66 @@ class Server:
         return (self.folder / "log").read_text(errors="replace")[-2000:]
 
 
+class Cable:
+    """Connects a port of its own with a server, until the server is killed inside a query.
+
+    Attributes:
+      port: On 127.0.0.1; nobody answers there once it is cut.
+    """
+
+    def __init__(self, server: Server, port: int = 0) -> None:
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port = int(self._listener.getsockname()[1])
+        self._sockets = [self._listener]
+        self._armed, self._cutting, self._cut = (threading.Event() for _ in range(3))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def arm(self) -> None:
+        """From now on the first write is the end: the server gets it, and nobody its answer."""
+        self._armed.set()
+
+    def wait_until_cut(self) -> None:
+        if not self._cut.wait(SECONDS_TO_START):
+            raise RuntimeError("Nobody has written into the database.")
+
+    def mend(self) -> "Cable":
+        """Starts the server again, and returns another cable from the same port."""
+        self._server.start()
+        return Cable(self._server, self.port)
+
+    def close(self) -> None:
+        for each in self._sockets:
+            with contextlib.suppress(OSError):  # not connected any more
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server.port))
+                self._sockets += [client, server]
+                for each in ((client, server, True), (server, client, False)):
+                    threading.Thread(target=self._pass_on, args=each, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, queries: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                last = queries and self._armed.is_set() and re.search(rb"\b(INSERT|UPDATE)\b", data)
+                if last:
+                    self._cutting.set()
+                elif self._cutting.is_set():
+                    return
+                target.sendall(data)
+                if last:
+                    self._server.kill()
+                    self.close()
+                    self._cut.set()
+                    return
+            target.shutdown(socket.SHUT_WR)
+
+
 @contextlib.contextmanager
 def postgresql(databases: tuple[str, ...]) -> Iterator[Server]:
     """A PostgreSQL that asks for passwords; `databases` belong to USER, and READER may look into them."""
@@ -141,6 +203,7 @@ def mariadb(databases: tuple[str, ...], tls: tuple[str, str] | None = None) -> I
             f"--pid-file={folder / 'pid'}",
             f"--init-file={folder / 'init.sql'}",
             "--innodb-buffer-pool-size=32M",
+            "--loose-innodb-snapshot-isolation=OFF",  # as docs/metadata.md asks for; unknown to old servers
             *settings,
         ]
         yield from _running(Server("mysql", port, folder, command))

@@ -47,6 +47,9 @@ def test_a_wheel_has_the_files_of_its_packages_without_bytecode(package: Path) -
             "some_pipeline/inner/table.json",
         ]
         assert archive.read("some_module.py") == b"NUMBER = 5\n"
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}, (
+            "now is no content"
+        )
 
 
 def test_the_record_holds_for_every_file(package: Path) -> None:
@@ -94,9 +97,12 @@ def test_a_file_that_moves_changes_the_name(package: Path) -> None:
 
 def test_the_argument_is_added_behind_the_others(package: Path, tmp_path: Path) -> None:
     name, content = beam_args.wheel(["some_module"])
+    written = []
     for _ in range(2):
         found = beam_args.with_packages(["--runner=FlinkRunner"], ["some_module"], tmp_path / "wheels")
         assert found == ["--runner=FlinkRunner", f"--extra_package={tmp_path / 'wheels' / name}"]
+        written.append((tmp_path / "wheels" / name).stat().st_ino)
+    assert written[0] == written[1], "a wheel that workers may be reading stays the file it is"
     assert [path.name for path in (tmp_path / "wheels").iterdir()] == [name]
     assert (tmp_path / "wheels" / name).read_bytes() == content
 

@@ -285,6 +285,16 @@ def test_the_newest_execution_is_the_highest_number(database: Path) -> None:
     assert metadata.newest_execution(sqlite(database)) == 3
 
 
+def test_a_write_that_mariadb_gives_up_names_the_setting(database: Path) -> None:
+    said = "mysql_query  SELECT id; errno: Record has changed since last read in table 'Execution', error: R"
+    found = metadata.explain(errors.InternalError(said), sqlite(database))
+    assert str(found) == (
+        f"The metadata database sqlite://{database} must let several runs write at once; got: Record has "
+        "changed since last read in table 'Execution'. MariaDB from 11.6.2 on does with "
+        "innodb_snapshot_isolation=OFF: docs/metadata.md. Run again."
+    )
+
+
 @pytest.mark.parametrize("content", [b"no database at all " * 99, b"SQLite format 3\0" + b"\xff" * 4096])
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "metadata.sqlite"

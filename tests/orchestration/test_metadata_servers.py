@@ -15,7 +15,7 @@ from typing import Any
 import database_servers
 import ml_metadata
 import pytest
-from database_servers import PASSWORD, Server
+from database_servers import PASSWORD, Cable, Server
 from ml_metadata.proto import metadata_store_pb2
 
 from tfx_mobile.orchestration import metadata
@@ -217,6 +217,7 @@ class Story:
 
     folder: Path
     url: str
+    cut_url: str
     adder: Ended
     adder_elsewhere: Ended
     other: Ended
@@ -225,6 +226,8 @@ class Story:
     gone: Ended
     back: Ended
     after_kill: Ended
+    cut: Ended
+    after_cut: Ended
 
     @property
     def store(self) -> Any:
@@ -264,7 +267,21 @@ def story(server: Server, runs: Runs, tmp_path_factory: pytest.TempPathFactory) 
     for name in ("stdout", "stderr"):
         (folder / "killed" / name).unlink()
     after_kill = runs.run(folder / "killed", "killed", url)
-    return Story(folder, url, *ended, refused, again, gone_ended, back, after_kill)
+
+    cable = Cable(server)
+    cut_url = url.replace(f":{server.port}/", f":{cable.port}/")
+    cut = runs.start(folder / "cut", "cut", cut_url)
+    cut.wait_for_patient()
+    cable.arm()
+    cut.let_go()
+    cable.wait_until_cut()
+    cut_ended = cut.end()
+    cable = cable.mend()
+    after_cut = runs.run(folder / "cut", "cut", cut_url)
+    cable.close()
+    return Story(
+        folder, url, cut_url, *ended, refused, again, gone_ended, back, after_kill, cut_ended, after_cut
+    )
 
 
 def runs_beside(runs: Runs, first: Started, url: str) -> Ended:
@@ -330,29 +347,34 @@ def test_a_run_after_a_finished_one_has_nothing_to_do(story: Story) -> None:
 
 
 @pipeline
-def test_a_database_that_goes_away_is_one_clear_error(story: Story) -> None:
-    assert story.gone.status == 2
-    assert story.gone.states == {"Numbers": "done", "Total": "done", "Patient": "failed"}
-    assert story.gone.stderr.splitlines() == [
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_database_that_goes_away_between_queries_or_inside_one_is_one_clear_error(
+    story: Story, how: str
+) -> None:
+    url, ended = (story.url, story.gone) if how == "gone" else (story.cut_url, story.cut)
+    assert ended.status == 2
+    assert ended.states == {"Numbers": "done", "Total": "done", "Patient": "failed"}
+    assert ended.stderr.splitlines() == [
         "",
-        f"error: Component 'Patient' failed: The metadata database {story.url} must be running and "
+        f"error: Component 'Patient' failed: The metadata database {url} must be running and "
         "reachable; got: Connection refused. Start it, or correct host and port.",
-        f"The log is {story.folder / 'gone' / 'run.log'}.",
+        f"The log is {story.folder / how / 'run.log'}.",
         "Finished components are kept: run again, and the pipeline continues after them.",
     ]
-    assert "Traceback" in (story.folder / "gone" / "run.log").read_text()
+    assert "Traceback" in (story.folder / how / "run.log").read_text()
 
 
 @pipeline
 def test_after_the_database_is_back_a_run_goes_on_where_it_stopped(story: Story) -> None:
-    assert (story.back.status, story.back.states) == (0, RESUMED)
+    for ended in (story.back, story.after_cut):
+        assert (ended.status, ended.states) == (0, RESUMED)
 
 
 @pipeline
 def test_an_execution_left_running_blocks_nobody(story: Story) -> None:
     assert (story.after_kill.status, story.after_kill.states) == (0, RESUMED)
     state = metadata_store_pb2.Execution
-    for name in ("gone", "killed"):
+    for name in ("gone", "killed", "cut"):
         found = [each.last_known_state for each in story.executions(name)]
         assert found == [
             state.COMPLETE,
@@ -371,7 +393,7 @@ def test_the_password_is_in_no_file_of_a_run(story: Story) -> None:
     assert len(printed) == 1
     secrets = [PASSWORD.encode(), printed[0].encode(), PASSWORD[-12:].encode()]
     files = [path for path in story.folder.rglob("*") if path.is_file()]
-    assert sum("password: ***" in path.read_text() for path in files if path.name == "run.log") == 5
+    assert sum("password: ***" in path.read_text() for path in files if path.name == "run.log") == 6
     assert [path for path in files for secret in secrets if secret in path.read_bytes()] == []
 
 

@@ -1,5 +1,6 @@
 """What somebody may do to the repository folder, and what publisher and phone say to it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -8,15 +9,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
+from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Timestamp  # type: ignore[attr-defined]
 
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry import keys as key_files
-from tfx_mobile.registry.client import Client
+from tfx_mobile.registry import names, records
+from tfx_mobile.registry.client import Client, NotOffered
 from tfx_mobile.registry.store import Registry
 
+CONTENTS = {1: b"one" * 50, 2: b"two" * 50, 3: b"three" * 50}
 DIFFERS = "must have the length and sha256 that were signed"
 UNSIGNED = "must be signed by the key that the registry trusts"
+
+
+@pytest.fixture(scope="session")
+def _seasons(tmp_path_factory: pytest.TempPathFactory) -> tuple[Registry, Path]:
+    """The registry of conftest.py, and the cache of a phone that saw it when version 2 was the newest."""
+    registry = Registry.create(tmp_path_factory.mktemp("seasons") / "registry")
+    cache = registry.repository.with_name("phone")
+    for version, content in CONTENTS.items():
+        registry.publish("taxi-fare", content, metadata={"metrics": {"rmse_ppm": 100 - version}})
+        if version == 2:
+            phone = Client(str(registry.repository), root=registry.root_path, cache=cache)
+            assert phone.fetch("taxi-fare").version == 2
+    return registry, cache
+
+
+@pytest.fixture(scope="session")
+def published(_seasons: tuple[Registry, Path]) -> Registry:
+    return _seasons[0]
+
+
+@pytest.fixture
+def seasoned(_seasons: tuple[Registry, Path]) -> Path:
+    return _seasons[1]
 
 
 def tampered_target(forger: Any) -> None:
@@ -36,6 +62,13 @@ def shortened_target(forger: Any) -> None:
 
 def missing_target(forger: Any) -> None:
     forger.model_file.unlink()
+
+
+def swapped_targets(forger: Any) -> None:
+    other = forger.newest_target("taxi-fare/2/*.model.tflite")
+    mine, its = forger.model_file.read_bytes(), other.read_bytes()
+    forger.model_file.write_bytes(its)
+    other.write_bytes(mine)
 
 
 def moved_channel(forger: Any) -> None:
@@ -66,6 +99,65 @@ def edited_timestamp(forger: Any) -> None:
 
 def timestamp_signed_with_another_roles_key(forger: Any) -> None:
     forger.edit("timestamp", _next_version, key="snapshot")
+
+
+def truncated_snapshot(forger: Any) -> None:
+    path = forger.newest("snapshot")
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def role_of_an_earlier_snapshot(forger: Any) -> None:
+    path = forger.newest("model-taxi-fare")  # mix and match: each was signed once, not together
+    shutil.copy(path.with_name("2.model-taxi-fare.json"), path)
+
+
+def role_without_a_signature(forger: Any) -> None:
+    path = forger.newest("model-taxi-fare")
+    metadata = json.loads(path.read_bytes())
+    metadata["signatures"] = []
+    path.write_text(json.dumps(metadata))
+    forger.relink("model-taxi-fare")
+
+
+def signature_of_the_right_key_over_something_else(forger: Any) -> None:
+    path = forger.newest("timestamp")
+    metadata = json.loads(path.read_bytes())
+    signatures = json.loads(forger.newest("snapshot").read_bytes())["signatures"]
+    metadata["signatures"][0]["sig"] = signatures[0]["sig"]
+    path.write_text(json.dumps(metadata))
+
+
+def timestamp_of_a_revoked_key(forger: Any) -> None:
+    fresh = key_files.make_signer()
+
+    def rotate(root: Any) -> None:
+        root.version += 1
+        root.revoke_key(root.roles[Timestamp.type].keyids[0], Timestamp.type)
+        root.add_key(fresh.public_key, Timestamp.type)
+
+    forger.edit("root", rotate)  # and whoever has the old key signs on
+    forger.edit("timestamp", _next_version)
+
+
+def root_with_one_of_two_signatures(forger: Any) -> None:
+    old = forger.newest("root")
+    metadata: Metadata[Any] = Metadata.from_bytes(old.read_bytes())
+    second, root = key_files.make_signer(), metadata.signed
+    root.version = 2
+    root.add_key(second.public_key, Root.type)
+    root.roles[Root.type].threshold = 2
+    metadata.sign(key_files.load_signer(forger.keys, "root"))
+    metadata.sign(second, append=True)
+    old.with_name("2.root.json").write_bytes(metadata.to_bytes())
+    forger.edit("root", _next_version)  # by one of the two
+
+
+def endless_root(forger: Any) -> None:
+    (forger.metadata / "2.root.json").write_bytes(b" " * 1_000_000)
+
+
+def timestamp_of_brackets(forger: Any) -> None:
+    forger.newest("timestamp").write_bytes(b"[" * 16_000)
 
 
 def timestamp_that_is_no_json(forger: Any) -> None:
@@ -151,7 +243,7 @@ def _add_target(forger: Any, path: str) -> None:
 
 
 def _praise(signed: dict[str, Any]) -> None:
-    signed["targets"]["taxi-fare/3/model.tflite"]["custom"]["metadata"]["metrics"]["rmse_ppm"] = 11
+    signed["targets"]["taxi-fare/3/model.tflite"]["custom"] = {"metrics": {"rmse_ppm": 11}}
 
 
 def _next_version(signed: Any) -> None:
@@ -166,7 +258,16 @@ def _next_version(signed: Any) -> None:
         (shortened_target, DIFFERS, "a file differs from what was signed"),
         (missing_target, "Target 'taxi-fare/3/model.tflite' must be at", "a file is missing or not served"),
         (moved_channel, DIFFERS, "a file differs from what was signed"),
+        (swapped_targets, DIFFERS, "a file differs from what was signed"),
         (edited_metadata, DIFFERS, "a file differs from what was signed"),
+        (truncated_snapshot, DIFFERS, "a file differs from what was signed"),
+        (role_of_an_earlier_snapshot, DIFFERS, "a file differs from what was signed"),
+        (role_without_a_signature, UNSIGNED, "model-taxi-fare was signed by 0/1 keys"),
+        (signature_of_the_right_key_over_something_else, UNSIGNED, "timestamp was signed by 0/1 keys"),
+        (timestamp_of_a_revoked_key, UNSIGNED, "timestamp was signed by 0/1 keys"),
+        (root_with_one_of_two_signatures, UNSIGNED, "root was signed by 1/2 keys"),
+        (endless_root, "must be TUF metadata; it is not", "a file differs from what was signed: Downloaded"),
+        (timestamp_of_brackets, "must be TUF metadata; it is not", "Failed to deserialize JSON"),
         (
             edited_metadata_by_somebody_with_the_online_keys,
             UNSIGNED,
@@ -197,6 +298,8 @@ def _next_version(signed: Any) -> None:
 def test_an_attack_is_refused_by_publisher_and_phone(
     registry: Registry,
     phone: Client,
+    seasoned: Path,
+    contents: dict[int, bytes],
     forger: Any,
     tree: Any,
     attack: Callable[[Any], None],
@@ -205,23 +308,36 @@ def test_an_attack_is_refused_by_publisher_and_phone(
     knows: bool,
 ) -> None:
     if knows:
-        registry.publish("another", b"x", metadata={})
-        phone.fetch("another")
-        registry.publish("another", b"y", metadata={})
+        shutil.copytree(seasoned, phone.cache, symlinks=True)
     attack(forger)
     with pytest.raises(RegistryError, match=re.escape(publisher)):
         registry.verify()
     with pytest.raises(RegistryError, match=re.escape(phone_says)):
-        phone.fetch("taxi-fare")
-    assert not list((phone.cache / "targets").glob("taxi-fare/*/*model.tflite"))
+        phone.fetch("taxi-fare", fall_back=False)
+    if knows:
+        assert_keeps(phone, contents, phone_says)
+    else:
+        with pytest.raises(RegistryError, match=re.escape(phone_says)):
+            phone.fetch("taxi-fare")
+    assert not list((phone.cache / "targets").glob("taxi-fare/3/*model.tflite"))
     before = tree(registry.repository, registry.keys)
-    if attack not in (tampered_target, extended_target, shortened_target, missing_target):
+    if attack not in ON_FILES:
         with pytest.raises(RegistryError, match=re.escape(publisher)):
             registry.publish("taxi-fare", b"four", metadata={})
         assert tree(registry.repository, registry.keys) == before
 
 
-@pytest.mark.parametrize("attack", [tampered_target, extended_target, shortened_target, missing_target])
+ON_FILES = (tampered_target, extended_target, shortened_target, missing_target, swapped_targets)
+
+
+def assert_keeps(phone: Client, contents: dict[int, bytes], problem: str) -> None:
+    """The phone goes on with version 2 and says why."""
+    kept = phone.fetch("taxi-fare")
+    assert (kept.version, kept.path.read_bytes()) == (2, contents[2])
+    assert problem in kept.problem
+
+
+@pytest.mark.parametrize("attack", ON_FILES)
 def test_publishing_the_same_bytes_over_a_damaged_file_does_not_pass_for_done(
     registry: Registry, forger: Any, contents: dict[int, bytes], tree: Any, attack: Callable[[Any], None]
 ) -> None:
@@ -270,13 +386,17 @@ def test_an_older_copy_is_refused_by_whoever_has_seen_a_newer_one(
 ) -> None:
     old = forger.copy_to(tmp_path / "old")
     registry.publish("taxi-fare", b"four", metadata={})
-    assert phone.fetch("taxi-fare").version == 4
+    newest = phone.fetch("taxi-fare")
+    assert newest.version == 4
     if only_timestamp:
         shutil.copy(old / "metadata" / "timestamp.json", forger.newest("timestamp"))
     else:
         forger.put_back(old)
     with pytest.raises(RegistryError, match=re.escape("It is older than what this client has seen.")):
-        phone.fetch("taxi-fare")
+        phone.fetch("taxi-fare", fall_back=False)
+    kept = phone.fetch("taxi-fare")
+    assert (kept.path, kept.version) == (newest.path, 4)
+    assert "It is older than what this client has seen." in kept.problem
     before = tree(registry.repository, registry.keys)
     message = "must not be older than the last one signed, version 5; got version 4."
     for call in (registry.verify, registry.refresh, lambda: registry.publish("taxi-fare", b"x", metadata={})):
@@ -285,16 +405,27 @@ def test_an_older_copy_is_refused_by_whoever_has_seen_a_newer_one(
     assert tree(registry.repository, registry.keys) == before
 
 
-@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "model-taxi-fare"])
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "model-taxi-fare"])
+@pytest.mark.parametrize("knows", [False, True], ids=["new phone", "old phone"])
 def test_expired_metadata_is_refused_by_the_phone(
-    phone: Client, forger: Any, expire: Callable[[Any], None], role: str
+    phone: Client,
+    seasoned: Path,
+    contents: dict[int, bytes],
+    forger: Any,
+    expire: Callable[[Any], None],
+    role: str,
+    knows: bool,
 ) -> None:
+    if knows:
+        shutil.copytree(seasoned, phone.cache, symlinks=True)
     forger.edit(role, _expired(expire))
     message = (
         re.escape("registry was refused: ") + r".*is expired\. It may be an old copy; or its publisher has"
     )
     with pytest.raises(RegistryError, match=message):
-        phone.fetch("taxi-fare")
+        phone.fetch("taxi-fare", fall_back=False)
+    if knows:
+        assert_keeps(phone, contents, "is expired. It may be an old copy;")
 
 
 @pytest.mark.parametrize(
@@ -330,6 +461,167 @@ def test_a_link_out_of_the_registry_is_not_followed(
     forger.model_file.symlink_to(tmp_path / "outside")
     with pytest.raises(RegistryError, match=re.escape("a file is missing or not served")):
         phone.fetch("taxi-fare")
+
+
+def channel_of_another_channel(forger: Any) -> None:
+    _rewrite_channel(forger, channel="beta")
+
+
+def channel_of_another_model(forger: Any) -> None:
+    _rewrite_channel(forger, model="another")
+
+
+def channel_that_is_none(forger: Any) -> None:
+    _put(forger, names.channel_path("taxi-fare", "stable"), b"{}")
+
+
+def channel_of_brackets(forger: Any) -> None:
+    _put(forger, names.channel_path("taxi-fare", "stable"), b"[" * 100_000)
+
+
+def channel_without_end(forger: Any) -> None:
+    def lengthen(signed: Any) -> None:
+        signed.version += 1
+        signed.targets[names.channel_path("taxi-fare", "stable")].length = 2**21
+
+    forger.edit("model-taxi-fare", lengthen)
+
+
+def channel_that_offers_a_version_that_is_not_there(forger: Any) -> None:
+    _rewrite_channel(forger, rollouts=(records.Rollout(9),))
+
+
+def withdrawn_version_that_is_offered_again(forger: Any) -> None:
+    def withdraw(signed: Any) -> None:
+        signed.version += 1
+        path = names.model_path("taxi-fare", 3)
+        signed.targets[path] = records.withdraw(signed.targets[path], "wrong at night")
+
+    forger.edit("model-taxi-fare", withdraw)
+
+
+def model_of_a_terabyte(forger: Any) -> None:
+    _edit_model(forger, lambda target: setattr(target, "length", 2**40))
+
+
+def hash_that_leads_out_of_the_cache(forger: Any) -> None:
+    _edit_model(forger, lambda target: target.hashes.update(sha256="../../../../out"))
+
+
+def model_without_a_sha256(forger: Any) -> None:
+    _edit_model(forger, lambda target: setattr(target, "hashes", {"md5": "0" * 32}))
+
+
+def _edit_model(forger: Any, change: Callable[[Any], None]) -> None:
+    def edit(signed: Any) -> None:
+        signed.version += 1
+        change(signed.targets[names.model_path("taxi-fare", 3)])
+
+    forger.edit("model-taxi-fare", edit)
+
+
+def _rewrite_channel(forger: Any, **changes: Any) -> None:
+    path = forger.newest_target("taxi-fare/channels/*.json")
+    record = records.read_channel("taxi-fare", "stable", path.read_bytes())
+    content = dataclasses.replace(record, **changes).to_json().encode()
+    _put(forger, names.channel_path("taxi-fare", "stable"), content)
+
+
+def _put(forger: Any, path: str, content: bytes) -> None:
+    target = TargetFile.from_data(path, content, ["sha256"])
+    (forger.repository / "targets" / target.get_prefixed_paths()[0]).write_bytes(content)
+
+    def put(signed: Any) -> None:
+        signed.version += 1
+        signed.targets[path] = target
+
+    forger.edit("model-taxi-fare", put)
+
+
+@pytest.mark.parametrize(
+    ("attack", "phone_says"),
+    [
+        (channel_of_another_channel, "must be about channel 'stable' of 'taxi-fare'; got 'beta' of 'taxi"),
+        (channel_of_another_model, "must be about channel 'stable' of 'taxi-fare'; got 'stable' of 'ano"),
+        (channel_that_is_none, "Channel record 'taxi-fare/channels/stable.json': ChannelRecord"),
+        (channel_of_brackets, "was refused: "),
+        (channel_without_end, "must have 1048576 bytes at most; 2097152 were signed"),
+        (withdrawn_version_that_is_offered_again, "its publisher took it back: wrong at night. Channel"),
+        (model_of_a_terabyte, "must have 2147483648 bytes at most; 1099511627776 were signed"),
+        (hash_that_leads_out_of_the_cache, "must carry a sha256 of 64 hex digits; got {'sha256': '../../"),
+        (model_without_a_sha256, "must carry a sha256 of 64 hex digits; got {'md5': "),
+    ],
+)
+def test_what_the_models_own_key_signed_and_is_wrong_is_refused_by_the_phone(
+    phone: Client,
+    seasoned: Path,
+    contents: dict[int, bytes],
+    forger: Any,
+    tree: Any,
+    tmp_path: Path,
+    attack: Callable[[Any], None],
+    phone_says: str,
+) -> None:
+    shutil.copytree(seasoned, phone.cache, symlinks=True)
+    attack(forger)
+    before = set(tree(tmp_path))
+    with pytest.raises(RegistryError, match=re.escape(phone_says)) as refused:
+        phone.fetch("taxi-fare", fall_back=False)
+    assert not isinstance(refused.value, NotOffered)
+    assert_keeps(phone, contents, phone_says)
+    assert all(Path(path).is_relative_to(phone.cache) for path in set(tree(tmp_path)) - before)
+
+
+def test_a_channel_that_offers_a_version_that_is_not_there_is_refused(
+    registry: Registry, phone: Client, forger: Any
+) -> None:
+    channel_that_offers_a_version_that_is_not_there(forger)
+    with pytest.raises(
+        RegistryError, match=re.escape("must offer what is there and not withdrawn; 9 (default) is not")
+    ):
+        registry.verify()
+    with pytest.raises(RegistryError, match=re.escape("must hold 'taxi-fare/9/model.tflite'; nobody whom")):
+        phone.fetch("taxi-fare")
+
+
+def test_a_newer_timestamp_that_leads_to_an_older_snapshot_is_refused_by_who_has_seen_the_newer(
+    phone: Client, seasoned: Path, contents: dict[int, bytes], forger: Any
+) -> None:
+    shutil.copytree(seasoned, phone.cache, symlinks=True)
+
+    def lead_back(timestamp: Any) -> None:  # signed: somebody has the timestamp's key
+        old = forger.metadata / "2.snapshot.json"
+        timestamp.version += 1
+        timestamp.snapshot_meta = _as_it_lies(old)
+
+    forger.edit("timestamp", lead_back)
+    assert_keeps(phone, contents, "It is older than what this client has seen.")
+
+
+def _as_it_lies(path: Path) -> Any:
+    content = path.read_bytes()
+    return MetaFile.from_data(Metadata[Any].from_bytes(content).signed.version, content, ["sha256"])
+
+
+def test_what_is_said_about_a_version_and_was_edited_is_not_believed(
+    registry: Registry, phone: Client, forger: Any
+) -> None:
+    path = forger.newest_target("taxi-fare/3/*.model.record.json")
+    path.write_text(path.read_text().replace("97", "11"))
+    with pytest.raises(RegistryError, match=re.escape(DIFFERS)):
+        registry.verify()
+    with pytest.raises(RegistryError, match=re.escape("a file differs from what was signed")):
+        phone.record("taxi-fare", 3)
+    assert phone.fetch("taxi-fare").version == 3  # which needs none of it
+
+
+def test_a_folder_of_the_registry_that_leads_out_of_it_is_not_followed(
+    phone: Client, seasoned: Path, contents: dict[int, bytes], forger: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(seasoned, phone.cache, symlinks=True)
+    shutil.move(forger.repository / "targets", tmp_path / "outside")
+    (forger.repository / "targets").symlink_to(tmp_path / "outside")
+    assert_keeps(phone, contents, "a file is missing or not served")
 
 
 def _expired(expire: Callable[[Any], None]) -> Callable[[Any], None]:

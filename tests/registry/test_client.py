@@ -1,35 +1,50 @@
 """The phone's side."""
 
-import functools
-import http.server
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import logging
+import os
+import random
 import re
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import bsdiff4  # type: ignore[import-untyped]
 import pytest
+from tests.registry.servers import Server, nginx, serving
+from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
-from tfx_mobile.registry.client import Client
+from tfx_mobile.registry import names, records
+from tfx_mobile.registry.client import Client, NotOffered
 from tfx_mobile.registry.store import Registry
-
-
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
+from tfx_mobile.registry.targeting import Device, Targeting, bucket_permille
+from tfx_mobile.registry.transport import Limits
 
 
 @pytest.fixture
-def served(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def server(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    handler = functools.partial(_QuietHandler, directory=str(registry.repository))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(registry.repository) as made:
+        yield made
+
+
+@pytest.fixture
+def served(server: Server) -> str:
+    return server.url
+
+
+@pytest.fixture
+def client(registry: Registry, server: Server, tmp_path: Path) -> Client:
+    return Client(server.url, root=registry.root_path, cache=tmp_path / "phone")
 
 
 def test_a_phone_gets_the_bytes_and_what_was_said_about_them(
@@ -38,7 +53,7 @@ def test_a_phone_gets_the_bytes_and_what_was_said_about_them(
     fetched = phone.fetch("taxi-fare")
     assert fetched.path.read_bytes() == contents[3]
     assert (fetched.version, fetched.size_bytes) == (3, 250)
-    assert fetched.metadata == {"metrics": {"rmse_ppm": 97}}
+    assert phone.record("taxi-fare", 3).metadata == {"metrics": {"rmse_ppm": 97}}
 
 
 def test_a_phone_follows_its_channel(registry: Registry, phone: Client) -> None:
@@ -91,7 +106,8 @@ def test_a_damaged_cache_is_fetched_again(phone: Client, contents: dict[int, byt
 def test_what_is_in_the_cache_is_not_fetched_again(phone: Client, forger: Any) -> None:
     first = phone.fetch("taxi-fare")
     forger.model_file.unlink()
-    assert phone.fetch("taxi-fare") == first
+    again = phone.fetch("taxi-fare", fall_back=False)
+    assert dataclasses.replace(again, downloaded_bytes=first.downloaded_bytes) == first
 
 
 def test_somebody_elses_root_is_refused(registry: Registry, tmp_path: Path) -> None:
@@ -161,3 +177,410 @@ def test_a_cache_that_is_a_file_is_refused(registry: Registry, tmp_path: Path) -
     client = Client(str(registry.repository), root=registry.root_path, cache=tmp_path / "c")
     with pytest.raises(ConfigError, match=re.escape("Cache must be a folder that can be written;")):
         client.fetch("taxi-fare")
+
+
+# What is trusted now.
+
+
+def test_a_check_says_what_is_trusted_and_fetches_no_file(registry: Registry, phone: Client) -> None:
+    found = phone.check("taxi-fare")
+    assert {role: trusted.version for role, trusted in found.items()} == {
+        "root": 1,
+        "timestamp": 4,
+        "snapshot": 4,
+        "targets": 2,
+        "model-taxi-fare": 3,
+    }
+    now = datetime.datetime.now(datetime.timezone.utc)
+    days = {
+        role: round((trusted.expires - now) / datetime.timedelta(days=1)) for role, trusted in found.items()
+    }
+    assert days == {"root": 730, "timestamp": 30, "snapshot": 90, "targets": 365, "model-taxi-fare": 365}
+    assert set(phone.check()) == {"root", "timestamp", "snapshot", "targets"}
+    assert not (phone.cache / "targets").exists()
+    registry.refresh()
+    assert phone.check()["timestamp"].version == 5
+
+
+def test_a_check_refuses_what_a_fetch_refuses(
+    phone: Client, forger: Any, expire: Callable[[Any], None]
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape("Model name must be")):
+        phone.check("../x")
+    with pytest.raises(NotOffered, match=re.escape("must hold model 'other'; it does not.")):
+        phone.check("other")
+
+    def run_out(signed: Any) -> None:
+        signed.version += 1
+        expire(signed)
+
+    forger.edit("timestamp", run_out)
+    with pytest.raises(RegistryError, match=re.escape("timestamp.json is expired. It may be an old copy;")):
+        phone.check()
+
+
+# Which file, for which device.
+
+
+def test_a_device_in_the_share_gets_the_new_version_and_the_others_keep_theirs(
+    registry: Registry, phone: Client
+) -> None:
+    registry.publish("taxi-fare", b"four", metadata={}, rollout_permille=500)
+    salt = registry.channel_records("taxi-fare")["stable"].rollouts[0].salt
+    got = set()
+    for number in range(8):
+        fetched = phone.fetch("taxi-fare", device=Device(id=f"phone {number}"), fall_back=False)
+        assert fetched.version == (4 if bucket_permille(salt, f"phone {number}") < 500 else 3)
+        got.add(fetched.version)
+    assert phone.fetch("taxi-fare").version == 3
+    assert phone.fetch("taxi-fare", device=Device()).version == 3
+
+
+def test_a_device_gets_the_variant_that_fits_it(registry: Registry, phone: Client) -> None:
+    for variant, targeting in (("arm", Targeting(abis=("arm64-v8a",))), ("x86", Targeting(abis=("x86_64",)))):
+        registry.publish(
+            "taxi-fare", variant.encode(), version=4, variant=variant, metadata={}, targeting=targeting
+        )
+    found = {
+        abi: phone.fetch("taxi-fare", device=Device(abi=abi)) for abi in ("arm64-v8a", "x86_64", "riscv")
+    }
+    assert {abi: (one.version, one.variant) for abi, one in found.items()} == {
+        "arm64-v8a": (4, "arm"),
+        "x86_64": (4, "x86"),
+        "riscv": (3, "default"),
+    }
+    assert phone.fetch("taxi-fare", version=4, variant="x86").path.read_bytes() == b"x86"
+
+
+def test_nothing_for_a_device_is_an_answer_and_no_reason_to_fall_back(
+    registry: Registry, phone: Client
+) -> None:
+    registry.publish("m", b"one", metadata={}, targeting=Targeting(min_app_version="2"))
+    assert phone.fetch("m", device=Device(app_version="2.1")).version == 1
+    message = "version 1 (default): app version must be 2 or later; the device has 1.9."
+    with pytest.raises(NotOffered, match=re.escape(message)):
+        phone.fetch("m", device=Device(app_version="1.9"))
+
+
+def test_a_share_that_went_back_to_nobody_is_an_answer_too(registry: Registry, phone: Client) -> None:
+    registry.publish("m", b"one", metadata={})
+    phone.fetch("m")
+    registry.set_rollout("m", "stable", 0)
+    with pytest.raises(NotOffered, match=re.escape("it is rolled out to 0 permille of the devices")):
+        phone.fetch("m", device=Device(id="x"))
+
+
+def test_a_withdrawn_version_is_refused_with_its_reason_and_not_used_again(
+    phone: Client, forger: Any, contents: dict[int, bytes]
+) -> None:
+    phone.fetch("taxi-fare", version=2)
+    phone.fetch("taxi-fare")
+    forger.edit("model-taxi-fare", withdrawing(3, "it is wrong at night"))
+    with pytest.raises(
+        NotOffered, match=re.escape("its publisher took it back: it is wrong at night. Fetch")
+    ):
+        phone.fetch("taxi-fare", version=3)
+    with pytest.raises(RegistryError, match=re.escape("Channel 'stable' must not offer it still")):
+        phone.fetch("taxi-fare")
+    (forger.metadata / "timestamp.json").unlink()  # and what was learnt is kept
+    with pytest.raises(RegistryError, match=re.escape("a file is missing or not served")):
+        phone.fetch("taxi-fare", version=3)
+    assert phone.fetch("taxi-fare", version=2).path.read_bytes() == contents[2]
+
+
+def withdrawing(version: int, reason: str) -> Callable[[Any], None]:
+    def change(signed: Any) -> None:
+        path = names.model_path("taxi-fare", version)
+        signed.version += 1
+        signed.targets[path] = records.withdraw(signed.targets[path], reason)
+
+    return change
+
+
+# The last good model.
+
+
+def test_without_the_registry_the_last_good_model_is_used_and_it_is_said_why(
+    client: Client, server: Server, contents: dict[int, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    fetched = client.fetch("taxi-fare")
+    assert fetched.problem == ""
+    server.trick = lambda handler: handler.send_error(500) or True
+    with caplog.at_level(logging.WARNING):
+        kept = client.fetch("taxi-fare")
+    assert (kept.path, kept.version, kept.variant) == (fetched.path, 3, "default")
+    assert kept.path.read_bytes() == contents[3]
+    said = "was refused: a file is missing or not served: HTTP error 500"
+    assert said in kept.problem
+    assert said in caplog.text
+    assert "Using version 3, the last good one." in caplog.text
+    with pytest.raises(RegistryError, match=re.escape(said)):
+        client.fetch("taxi-fare", fall_back=False)
+    with pytest.raises(RegistryError, match=re.escape(said)):
+        client.fetch("taxi-fare", "beta")  # of which there is none
+
+
+def test_a_last_good_model_that_was_changed_is_not_handed_out_and_the_one_before_it_is(
+    registry: Registry, client: Client, server: Server, contents: dict[int, bytes]
+) -> None:
+    before = client.fetch("taxi-fare")
+    registry.publish("taxi-fare", b"four", metadata={})
+    current = client.fetch("taxi-fare")
+    server.trick = lambda handler: handler.send_error(500) or True
+    current.path.write_bytes(b"fuor")
+    kept = client.fetch("taxi-fare")
+    assert (kept.version, kept.path.read_bytes()) == (3, contents[3])
+    before.path.unlink()
+    with pytest.raises(RegistryError, match=re.escape("HTTP error 500")):
+        client.fetch("taxi-fare")
+    server.trick = lambda handler: False
+    assert client.fetch("taxi-fare").path.read_bytes() == b"four"
+
+
+def test_a_last_good_model_has_to_fit_the_device(registry: Registry, client: Client, server: Server) -> None:
+    registry.publish("taxi-fare", b"four", metadata={}, targeting=Targeting(required_ops=("FlexErf",)))
+    assert client.fetch("taxi-fare").version == 4  # None asks for what all get
+    server.trick = lambda handler: handler.send_error(500) or True
+    assert client.fetch("taxi-fare", device=Device(ops=("FlexErf",))).version == 4
+    with pytest.raises(RegistryError, match=re.escape("HTTP error 500")):
+        client.fetch("taxi-fare", device=Device())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"channels":{"stable":[{"sha256":"../x"}]}}'])
+def test_a_note_of_what_is_held_that_is_damaged_is_no_obstacle(
+    phone: Client, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    phone.fetch("taxi-fare")
+    (phone.cache / "held" / "taxi-fare.json").write_text(content)
+    assert phone.fetch("taxi-fare").version == 3
+    assert "is of no use, nothing is known of earlier models" in caplog.text
+
+
+def test_the_cache_keeps_the_current_and_the_last_good_file_of_each_channel(
+    registry: Registry, phone: Client
+) -> None:
+    for number in range(4, 9):
+        registry.publish("taxi-fare", b"%d" % number, channel="beta" if number < 6 else "stable", metadata={})
+        phone.fetch("taxi-fare", "beta" if number < 6 else "stable")
+    kept = {path.parent.name for path in (phone.cache / "targets").rglob("*.tflite")}
+    assert kept == {"4", "5", "7", "8"}
+    records_kept = list((phone.cache / "targets").rglob("*.stable.json"))
+    assert len(records_kept) == 1
+
+
+# Downloads that break off.
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_is_taken_up_where_it_ended(
+    registry: Registry, client: Client, server: Server, ranges: bool
+) -> None:
+    content = random.Random(0).randbytes(300_000)
+    registry.publish("big", content, metadata={})
+    server.ranges = ranges
+
+    def break_off(handler: Any) -> bool:
+        if ".model.tflite" not in handler.path:
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[:200_000])
+        handler.close_connection = True
+        return True
+
+    server.trick = break_off
+    with pytest.raises(RegistryError, match=re.escape("the server broke off")):
+        client.fetch("big")
+    [part] = (client.cache / "targets").rglob("*.part")
+    had = part.stat().st_size
+    assert 0 < had <= 200_000
+    server.trick = lambda handler: False
+    fetched = client.fetch("big")
+    assert fetched.path.read_bytes() == content
+    assert server.asked[-1][1] == f"bytes={had}-"
+    assert (fetched.downloaded_bytes < len(content)) == ranges
+    assert not list(client.cache.rglob("*.part"))
+
+
+def test_nginx_sends_the_rest_too(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    content = random.Random(0).randbytes(300_000)
+    sha256 = registry.publish("big", content, metadata={}).sha256
+    with nginx(registry.repository, tmp_path) as url:
+        client = Client(url, root=registry.root_path, cache=tmp_path / "phone")
+        part = client.cache / "targets" / "big" / "1" / f".{sha256}.model.tflite.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(content[:250_000])
+        fetched = client.fetch("big")
+    assert fetched.path.read_bytes() == content
+    assert 50_000 < fetched.downloaded_bytes < 60_000
+
+
+@pytest.mark.parametrize("left", [b"wrong", b"w" * 150, b"w" * 151, b"three" * 50, b"w" * 250, b"w" * 300])
+def test_what_is_left_of_a_download_and_wrong_is_thrown_away_and_all_of_it_fetched_once(
+    client: Client, server: Server, contents: dict[int, bytes], left: bytes
+) -> None:
+    part = client.cache / "targets" / "taxi-fare" / "3"
+    part.mkdir(parents=True)
+    (part / f".{hashlib.sha256(contents[3]).hexdigest()}.model.tflite.part").write_bytes(left)
+    assert client.fetch("taxi-fare").path.read_bytes() == contents[3]
+    assert sum("3/" in path and "tflite" in path for path, _ in server.asked) <= 2
+    assert not list(client.cache.rglob("*.part"))
+
+
+def test_another_part_than_the_one_asked_for_is_not_used(
+    client: Client, server: Server, contents: dict[int, bytes]
+) -> None:
+    part = client.cache / "targets" / "taxi-fare" / "3"
+    part.mkdir(parents=True)
+    (part / f".{hashlib.sha256(contents[3]).hexdigest()}.model.tflite.part").write_bytes(contents[3][:100])
+
+    def elsewhere(handler: Any) -> bool:
+        if not handler.headers.get("Range"):
+            return False
+        handler.send_response(206)
+        handler.send_header("Content-Range", "bytes 90-249/250")
+        handler.send_header("Content-Length", "160")
+        handler.end_headers()
+        handler.wfile.write(contents[3][90:])
+        return True
+
+    server.trick = elsewhere
+    assert client.fetch("taxi-fare").path.read_bytes() == contents[3]
+
+
+# Deltas.
+
+
+OLD = random.Random(1).randbytes(40_000)
+NEW = OLD[:10_000] + b"other weights" + OLD[10_100:]
+
+
+def put_delta(registry: Registry, forger: Any, delta: bytes, base: int = 1) -> None:
+    """Signs a delta to version 2 of 'net' as the store does."""
+    path = names.delta_path("net", 2, "default", base)
+    target = TargetFile.from_data(path, delta, ["sha256"])
+    (registry.repository / "targets" / target.get_prefixed_paths()[0]).write_bytes(delta)
+
+    def add(signed: Any) -> None:
+        signed.version += 1
+        signed.targets[path] = target
+
+    forger.edit("model-net", add)
+
+
+@pytest.mark.parametrize(
+    ("delta", "base", "warning"),
+    [
+        (bsdiff4.diff(OLD, NEW), 1, ""),
+        (bsdiff4.diff(NEW, OLD), 1, "Delta must make the 39913 bytes that were signed; it makes 40000."),
+        (bsdiff4.diff(OLD[::-1], NEW), 1, "is not smaller"),
+        (bsdiff4.diff(OLD, NEW), 7, "is of another base"),
+        (bsdiff4.diff(OLD, NEW[:-1] + b"x"), 1, "does not match expected hash"),
+        (b"no delta", 1, "Delta must be in the BSDIFF40 format; it is not."),
+    ],
+    ids=["right", "other direction", "large", "other base", "wrong result", "none"],
+)
+def test_a_delta_is_used_when_it_gives_the_signed_file_and_else_all_of_it_is_fetched(
+    registry: Registry,
+    client: Client,
+    server: Server,
+    forger: Any,
+    caplog: pytest.LogCaptureFixture,
+    delta: bytes,
+    base: int,
+    warning: str,
+) -> None:
+    registry.publish("net", OLD, metadata={})
+    client.fetch("net")
+    registry.publish("net", NEW, metadata={}, delta=False)
+    put_delta(registry, forger, delta, base)
+    server.asked.clear()
+    fetched = client.fetch("net", fall_back=False)
+    assert (fetched.version, fetched.path.read_bytes(), fetched.problem) == (2, NEW, "")
+    whole = any(path.endswith(".model.tflite") for path, _ in server.asked)
+    assert whole == bool(warning)
+    assert (fetched.downloaded_bytes < 5_000) == (not warning)
+    if warning.startswith("is "):
+        assert not any(path.endswith(".bsdiff") for path, _ in server.asked)
+    else:
+        assert warning in caplog.text
+    kept = {path.name.split(".", 1)[1] for path in (client.cache / "targets" / "net" / "2").iterdir()}
+    assert kept == {"model.tflite"}
+
+
+def test_a_damaged_base_is_not_patched(
+    registry: Registry, client: Client, forger: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.publish("net", OLD, metadata={})
+    client.fetch("net").path.write_bytes(b"x" + OLD[1:])
+    registry.publish("net", NEW, metadata={})
+    put_delta(registry, forger, bsdiff4.diff(OLD, NEW))
+    assert client.fetch("net").path.read_bytes() == NEW
+    assert "was changed after it was verified" in caplog.text
+
+
+# Several processes, and one that is killed.
+
+
+def test_many_phones_may_share_a_cache(registry: Registry, served: str, tmp_path: Path) -> None:
+    registry.publish("taxi-fare", b"four" * 50_000, metadata={})
+
+    def fetch(number: int) -> bytes:
+        client = Client(served, root=registry.root_path, cache=tmp_path / "shared")
+        return client.fetch("taxi-fare", version=number % 4 + 1, fall_back=False).path.read_bytes()[:3]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(fetch, range(8))) == [b"one", b"two", b"thr", b"fou"] * 2
+
+
+def test_a_cache_that_another_process_holds_is_not_waited_for_for_ever(phone: Client) -> None:
+    phone.fetch("taxi-fare")
+    phone.limits = Limits(total_s=0.1)
+    with (phone.cache / ".lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RegistryError, match=re.escape("must be free within 0.1 s; another process uses")):
+            phone.fetch("taxi-fare")
+
+
+def test_a_phone_that_is_killed_in_a_download_goes_on_with_it(
+    registry: Registry, client: Client, server: Server
+) -> None:
+    content = random.Random(0).randbytes(300_000)
+    client.fetch("taxi-fare")
+    registry.publish("taxi-fare", content, metadata={})
+    halfway = threading.Event()
+
+    def stop_halfway(handler: Any) -> bool:
+        if ".model.tflite" not in handler.path:
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[:200_000])
+        halfway.set()
+        server.ended.wait(60)
+        return True
+
+    server.trick = stop_halfway
+    script = (
+        "import sys, pathlib; from tfx_mobile.registry.client import Client;"
+        "root, cache = map(pathlib.Path, sys.argv[2:]);"
+        "Client(sys.argv[1], root=root, cache=cache).fetch('taxi-fare')"
+    )
+    arguments = [server.url, str(registry.root_path), str(client.cache)]
+    process = subprocess.Popen([sys.executable, "-c", script, *arguments], env=os.environ)
+    assert halfway.wait(60)
+    while not any(part.stat().st_size > 60_000 for part in client.cache.rglob("*.part")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = client.fetch("taxi-fare", version=3)
+    assert kept.version == 3
+    server.trick = lambda handler: False
+    fetched = client.fetch("taxi-fare")
+    assert fetched.path.read_bytes() == content
+    assert fetched.downloaded_bytes < 250_000

@@ -1,19 +1,24 @@
 """Publishers that are killed, and publishers that come all at once. The processes and signals are real."""
 
+import dataclasses
+import datetime
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tfx_mobile.common.errors import RegistryError
-from tfx_mobile.registry import store
+from tfx_mobile.registry import repository
 from tfx_mobile.registry.client import Client
+from tfx_mobile.registry.repository import Write
 from tfx_mobile.registry.store import Registry
 
 
@@ -23,14 +28,16 @@ class DyingRegistry(Registry):
     dies_at = 0
     torn = False
 
-    def _write(self, path: Path, content: bytes, mode: int) -> None:
+    def _write(self, write: Write) -> None:
         self.dies_at -= 1
         if self.dies_at == 0:
-            if self.torn:
-                (path.parent).mkdir(parents=True, exist_ok=True)
-                (path.parent / f".{path.name}.torn").write_bytes(content[: len(content) // 2])
+            if self.torn and write.content is not None:
+                path = Path(write.storage.place(write.path))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torn = write.content[: len(write.content) // 2]
+                (path.parent / f".{path.name}.torn").write_bytes(torn)
             os.kill(os.getpid(), signal.SIGKILL)
-        super()._write(path, content, mode)
+        super()._write(write)
 
 
 class FailingRegistry(Registry):
@@ -39,11 +46,13 @@ class FailingRegistry(Registry):
     fails_at = 0
     lies = False
 
-    def _write(self, path: Path, content: bytes, mode: int) -> None:
+    def _write(self, write: Write) -> None:
         self.fails_at -= 1
         if self.fails_at == 0 and not self.lies:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        super()._write(path, b"x" + content[1:] if self.fails_at == 0 else content, mode)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), write.storage.place(write.path))
+        if self.fails_at == 0:
+            write = dataclasses.replace(write, content=b"x" + (write.content or b"")[1:])
+        super()._write(write)
 
 
 def _killed(act: Callable[[type[Registry]], object], dies_at: int, torn: bool) -> bool:
@@ -95,7 +104,7 @@ def test_a_registry_whose_making_is_killed_anywhere_can_be_made_again(tmp_path: 
 
 
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
-@pytest.mark.parametrize(("model", "num_writes"), [("taxi-fare", 6), ("another", 8)])
+@pytest.mark.parametrize(("model", "num_writes"), [("taxi-fare", 7), ("another", 9)])
 def test_a_publisher_killed_anywhere_leaves_all_or_nothing_and_the_next_goes_on(
     registry: Registry, phone: Client, tmp_path: Path, torn: bool, model: str, num_writes: int
 ) -> None:
@@ -137,7 +146,7 @@ def test_a_refresh_killed_anywhere_can_be_done_again(
     while True:
         dies_at += 1
         for name in ("ROOT_LIFETIME", "TARGETS_LIFETIME", "SNAPSHOT_LIFETIME"):
-            monkeypatch.setattr(store, name, getattr(store, name) * 2.5)
+            monkeypatch.setattr(repository, name, getattr(repository, name) * 2.5)
         was_killed = _killed(lambda kind: kind(registry.repository).refresh(), dies_at, torn)
         registry.verify()
         assert phone.fetch("taxi-fare").version == 3
@@ -148,6 +157,97 @@ def test_a_refresh_killed_anywhere_can_be_done_again(
         if not was_killed:
             break
     assert dies_at == 7 + 1  # root twice, model, targets, snapshot, timestamp twice
+
+
+def _offers(registry: Registry) -> dict[str, int]:
+    return registry.channels("taxi-fare")
+
+
+def _grown(folder: Path) -> None:
+    """Two files of the second channel, and files that nobody needs any more."""
+    registry = Registry(folder)
+    registry.publish("taxi-fare", b"four", channel="beta", metadata={})
+    registry.publish("taxi-fare", b"five", channel="beta", metadata={})
+
+
+_NO_AGE = datetime.timedelta(0)
+OPERATIONS: dict[str, tuple[Callable[[Registry], object], Callable[[Registry], Any], int]] = {
+    # what is done; what can be seen of it; how many writes it takes
+    "promote": (lambda r: r.promote("taxi-fare"), _offers, 5),
+    "share": (
+        lambda r: r.set_rollout("taxi-fare", "beta", 10),
+        lambda r: [one.rollout_permille for one in r.channel_records("taxi-fare")["beta"].rollouts],
+        5,
+    ),
+    "withdraw": (lambda r: r.withdraw("taxi-fare", 3, reason="x"), _offers, 5),
+    "rollback": (lambda r: r.rollback("taxi-fare", "beta", reason="x"), _offers, 5),
+    "garbage": (
+        lambda r: r.collect_garbage(keep_versions=1, min_age=_NO_AGE),
+        lambda r: [record.version for record in r.versions("taxi-fare")],
+        0,
+    ),
+    "rotate targets": (lambda r: r.rotate_key("targets"), lambda r: _keyids(r, "targets"), 10),
+    "rotate snapshot": (lambda r: r.rotate_key("snapshot"), lambda r: _keyids(r, "snapshot"), 9),
+    "rotate timestamp": (lambda r: r.rotate_key("timestamp"), lambda r: _keyids(r, "timestamp"), 8),
+    "rotate root": (lambda r: r.rotate_key("root"), lambda r: _keyids(r, "root"), 5),
+    "rotate model": (lambda r: r.rotate_key("model-taxi-fare"), lambda r: ["old"], 8),
+}
+
+
+def _keyids(registry: Registry, role: str) -> list[str]:
+    return sorted(registry.root().roles[role].keyids)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_killed_anywhere_leaves_what_verifies_and_can_be_done_again(
+    registry: Registry, phone: Client, tmp_path: Path, name: str
+) -> None:
+    act, see, num_writes = OPERATIONS[name]
+    phone.fetch("taxi-fare")
+    _grown(registry.repository)
+    old, dies_at = see(registry), 0
+    seen: list[Any] = []
+    while True:
+        dies_at += 1
+        folder = tmp_path / str(dies_at)
+        shutil.copytree(registry.keys, folder / "r.keys")
+        copy = Registry(Path(shutil.copytree(registry.repository, folder / "r")))
+        was_killed = _killed(_acting(act, copy.repository), dies_at, torn=True)
+        copy.verify()
+        seen.append(see(copy))
+        copy.publish("taxi-fare", b"six", channel="other", metadata={})
+        _catch_refusal(act, copy)
+        copy.verify()
+        if _leftovers(copy.repository):  # of a record that has another name now, as it has another time
+            copy.collect_garbage(keep_versions=9, min_age=_NO_AGE)
+        assert not _leftovers(copy.repository) + _leftovers(copy.keys)
+        assert not [path for path in copy.keys.iterdir() if ".next." in path.name]
+        shutil.copytree(tmp_path / "phone", folder / "phone")
+        again = Client(str(copy.repository), root=registry.root_path.read_bytes(), cache=folder / "phone")
+        assert again.fetch("taxi-fare", "other").path.read_bytes() == b"six"
+        if not was_killed:
+            break
+    if name.startswith("rotate"):  # the old key, both, then the new one alone
+        seen, old = [(len(state), state == old, set(old) <= set(state)) for state in seen], (1, True, True)
+    assert seen[0] == old
+    assert len([1 for state, before in zip(seen[1:], seen, strict=False) if state != before]) <= 2
+    assert seen == sorted(seen, key=seen.index)
+    if num_writes:
+        assert dies_at == num_writes + 1
+
+
+def _acting(act: Callable[[Registry], object], folder: Path) -> Callable[[type[Registry]], object]:
+    return lambda kind: act(kind(folder))
+
+
+def _catch_refusal(act: Callable[[Registry], object], registry: Registry) -> None:
+    """What was done already may be refused, which says so."""
+    said = ""
+    try:
+        act(registry)
+    except RegistryError as error:
+        said = str(error)
+    assert not said or re.search("withdrawn already|yet; it has|go back to", said)
 
 
 @pytest.mark.parametrize("fails_at", range(1, 8))
@@ -165,7 +265,7 @@ def test_a_disk_that_is_full_at_any_write_is_named_and_nothing_is_changed(
 
 def test_a_publisher_that_cannot_remember_what_it_published_has_published_it(registry: Registry) -> None:
     failing = FailingRegistry(registry.repository)
-    failing.fails_at = 6  # after the timestamp
+    failing.fails_at = 7  # after the timestamp
     with pytest.raises(RegistryError, match=re.escape("No space left on device. Free the space")):
         failing.publish("taxi-fare", b"four", metadata={})
     registry.verify()
@@ -193,28 +293,50 @@ import pathlib, sys
 from tfx_mobile.registry.store import Registry
 
 folder, who = pathlib.Path(sys.argv[1]), sys.argv[2]
-for number in range(4):
+for number in range(2):
     content = f"{who} {number}".encode()
     Registry.open_or_create(folder).publish(f"model-{number % 2}", content, metadata={"who": who})
 """
 
 
-def test_eight_publishers_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_twenty_publishers_at_once_lose_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "registry"
     publishers = [
         subprocess.Popen(
             [sys.executable, "-c", PUBLISHER, str(folder), str(who)], stderr=subprocess.PIPE, text=True
         )
-        for who in range(8)
+        for who in range(20)
     ]
     ends = [(publisher.communicate()[1], publisher.returncode) for publisher in publishers]
-    assert ends == [("", 0)] * 8
+    assert ends == [("", 0)] * 20
     registry = Registry(folder)
     registry.verify()
     phone = Client(str(folder), root=registry.root_path, cache=tmp_path / "phone")
     for number in range(2):
         model = f"model-{number}"
-        assert [record.version for record in registry.versions(model)] == list(range(1, 17))
-        found = {phone.fetch(model, version=version).path.read_bytes() for version in range(1, 17)}
-        assert found == {f"{who} {n}".encode() for who in range(8) for n in (number, number + 2)}
-        assert registry.channels(model) == {"stable": 16}
+        assert [record.version for record in registry.versions(model)] == list(range(1, 21))
+        found = {phone.fetch(model, version=version).path.read_bytes() for version in range(1, 21)}
+        assert found == {f"{who} {number}".encode() for who in range(20)}
+        assert registry.channels(model) == {"stable": 20}
+
+
+def test_a_file_that_may_not_grow_is_named_and_nothing_is_changed(
+    registry: Registry, tree: Callable[..., dict[str, bytes]]
+) -> None:
+    """A real limit of the kernel's, as of a full disk or a quota."""
+    before = tree(registry.repository, registry.keys)
+    script = (
+        "import pathlib, resource, signal, sys\n"
+        "from tfx_mobile.registry.store import Registry\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "Registry(pathlib.Path(sys.argv[1])).publish('taxi-fare', b'x' * 50_000, metadata={})\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(registry.repository)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("tfx_mobile.common.errors.RegistryError: Registry must be writable; ")
+    assert "File too large. Free the space" in last
+    assert tree(registry.repository, registry.keys) == before

@@ -56,11 +56,46 @@ def test_a_version_is_an_integer_of_at_least_one(version: Any) -> None:
         names.model_path("taxi-fare", version)
 
 
-@given(model=NAMES, channel=NAMES, version=st.integers(1, 10**18 - 1))
-def test_a_path_gives_back_the_names_it_was_made_of(model: str, channel: str, version: int) -> None:
-    assert names.version_in_path(model, names.model_path(model, version)) == version
-    assert names.channel_in_path(model, names.channel_path(model, channel)) == channel
+VERSIONS = st.integers(1, 10**18 - 1)
+VARIANTS = st.one_of(st.just("default"), NAMES.filter(lambda name: name != "model"))
+ATTACHMENTS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,30}\.(html|json|txt|csv|png|svg)", fullmatch=True)
+
+
+@given(NAMES, NAMES, VERSIONS, VARIANTS, ATTACHMENTS, VERSIONS)
+def test_a_path_gives_back_the_names_it_was_made_of(
+    model: str, channel: str, version: int, variant: str, attachment: str, base: int
+) -> None:
+    said = {
+        names.file_in_path: (names.model_path(model, version, variant), (version, variant)),
+        names.channel_in_path: (names.channel_path(model, channel), channel),
+        names.attachment_in_path: (
+            names.attachment_path(model, version, variant, attachment),
+            (version, variant, attachment),
+        ),
+        names.delta_in_path: (names.delta_path(model, version, variant, base), (version, variant, base)),
+    }
+    for read, (path, parts) in said.items():
+        assert read(model, path) == parts
+        assert names.is_path_of(model, path)
+        assert [other for other in said if other(model, path) is not None] == [read]
+    record = names.record_path(model, version, variant)
+    assert names.is_path_of(model, record)
+    assert [read for read in said if read(model, record) is not None] == []
     assert names.model_of_role(names.role_name(model)) == model
+
+
+@pytest.mark.parametrize("variant", [*BAD_NAMES, "model"])
+def test_a_variant_is_a_name_that_is_not_taken(variant: Any) -> None:
+    with pytest.raises(ConfigError, match=re.escape("Variant")):
+        names.model_path("taxi-fare", 1, variant)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "a.exe", "../a.html", "A.html", "a.b.html", ".html", "a" * 32, None]
+)
+def test_an_attachment_is_a_plain_name_and_a_known_ending(name: Any) -> None:
+    with pytest.raises(ConfigError, match=re.escape("Attachment must be 1 to 31 of a-z")):
+        names.attachment_path("taxi-fare", 1, "default", name)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +103,11 @@ def test_a_path_gives_back_the_names_it_was_made_of(model: str, channel: str, ve
     [
         "taxi-fare/../model.tflite",
         "taxi-fare/01/model.tflite",
-        "taxi-fare/1/other.tflite",
+        "taxi-fare/1/Other.tflite",
+        "taxi-fare/1/default.tflite",
+        "taxi-fare/1/model.json",
+        "taxi-fare/1/model.with.a.exe",
+        "taxi-fare/1/model.from-0.bsdiff",
         "taxi-fare/channels/A.json",
         "taxi-fare/channels/...json",
         "taxi-fare/1",

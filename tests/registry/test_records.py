@@ -1,5 +1,6 @@
 """Records of versions and channels."""
 
+import json
 import re
 from typing import Any
 
@@ -26,23 +27,55 @@ def test_metadata_that_cannot_be_signed_is_refused_by_key(metadata: Any, message
         records.checked_metadata(metadata)
 
 
-def test_a_version_record_survives_its_target() -> None:
+def test_a_version_record_survives_its_targets() -> None:
     metadata = {"metrics": {"rmse_ppm": 3}, "tags": ("a", None, True), "text": 'quote " slash \\ line \n é'}
-    target = records.version_target("m", 7, b"content", metadata=metadata, published_unix_s=5)
-    record = records.read_version("m", 7, target)
-    assert (record.model, record.version, record.size_bytes, record.published_unix_s) == ("m", 7, 7, 5)
+    (file, content), (beside, note) = records.version_targets(
+        "m", 7, "small", b"content", metadata=metadata, published_unix_s=5
+    )
+    assert (file.path, beside.path, content) == ("m/7/small.tflite", "m/7/small.record.json", b"content")
+    beside.verify_length_and_hashes(note)
+    record = records.read_version("m", 7, "small", file, note)
+    assert (record.model, record.version, record.variant) == ("m", 7, "small")
+    assert (record.size_bytes, record.published_unix_s, record.withdrawn) == (7, 5, "")
     assert record.sha256 == "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
     assert record.metadata == {**metadata, "tags": ["a", None, True]}
 
 
+def test_a_file_that_was_taken_back_says_why_and_stays_the_same_file() -> None:
+    (file, _), (_, note) = records.version_targets("m", 7, "default", b"x", metadata={}, published_unix_s=5)
+    taken = records.withdraw(file, "wrong units")
+    assert (taken.path, taken.length, taken.hashes) == (file.path, file.length, file.hashes)
+    assert records.read_version("m", 7, "default", taken, note).withdrawn == "wrong units"
+    assert records.withdrawn(file) == ""
+
+
 @pytest.mark.parametrize(
-    "custom", [None, {}, {"metadata": 1, "published_unix_s": 1}, {"metadata": {}, "published_unix_s": "1"}]
+    "note",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"metadata":1,"published_unix_s":1}',
+        b'{"metadata":{},"published_unix_s":"1"}',
+        b'{"metadata":{},"published_unix_s":true}',
+    ],
 )
-def test_a_signed_target_of_another_make_is_refused(custom: Any) -> None:
-    target = records.version_target("m", 7, b"content", metadata={}, published_unix_s=5)
-    target.unrecognized_fields["custom"] = custom
+def test_a_signed_record_of_another_make_is_refused(note: bytes) -> None:
+    (file, _), _ = records.version_targets("m", 7, "default", b"x", metadata={}, published_unix_s=5)
     with pytest.raises(RegistryError, match=re.escape("It was not made by this registry's publisher.")):
-        records.read_version("m", 7, target)
+        records.read_version("m", 7, "default", file, note)
+
+
+def _channel(**changes: Any) -> bytes:
+    said = {"model": "m", "channel": "stable", "sequence": 1, "unix_s": 5, "action": "publish"}
+    said["rollouts"] = [{"version": 2}, {"version": 1}]
+    return json.dumps({**said, **changes}).encode()
+
+
+def test_a_channel_record_is_read_as_it_was_written() -> None:
+    record = records.read_channel("m", "stable", _channel())
+    assert record.rollouts == (records.Rollout(2), records.Rollout(1))
+    assert records.read_channel("m", "stable", record.to_json().encode()) == record
 
 
 @pytest.mark.parametrize(
@@ -50,11 +83,21 @@ def test_a_signed_target_of_another_make_is_refused(custom: Any) -> None:
     [
         (b"", "must be JSON"),
         (b"\xff", "must be JSON"),
-        (b'{"channel":"stable","model":"m"}', "lacks 'version'"),
-        (b'{"channel":"stable","model":"m","version":1,"x":1}', "has no setting 'x'"),
-        (b'{"channel":"stable","model":"m","version":0}', "Version must be an integer of at least 1; got 0"),
-        (b'{"channel":"beta","model":"m","version":1}', "must be about channel 'stable' of 'm'; got 'beta'"),
-        (b'{"channel":"stable","model":"n","version":1}', "got 'stable' of 'n'"),
+        (b'{"channel":"stable","model":"m"}', "lacks 'action', 'rollouts', 'sequence', 'unix_s'"),
+        (_channel(x=1), "has no setting 'x'"),
+        (_channel(rollouts=[{"version": 0}]), "Version must be an integer of at least 1; got 0"),
+        (_channel(rollouts=[{"version": 1, "rollout_permille": 1001}]), "from 0 to 1000 permille; got 1001"),
+        (
+            _channel(rollouts=[{"version": 1}, {"version": 2}]),
+            "must offer each file once, newest version first",
+        ),
+        (
+            _channel(rollouts=[{"version": 1}, {"version": 1}]),
+            "must offer each file once, newest version first",
+        ),
+        (_channel(sequence=0), "Version must be an integer of at least 1; got 0"),
+        (_channel(channel="beta"), "must be about channel 'stable' of 'm'; got 'beta'"),
+        (_channel(model="n"), "got 'stable' of 'n'"),
     ],
 )
 def test_a_channel_record_is_read_strictly(content: bytes, message: str) -> None:

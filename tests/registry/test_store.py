@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
-from tfx_mobile.registry import store
+from tfx_mobile.registry import repository, storage
 from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.store import Registry
 
@@ -24,7 +24,7 @@ Tree = Callable[..., dict[str, bytes]]
 def test_the_next_version_is_one_more_and_the_channel_follows(registry: Registry) -> None:
     published = registry.publish("taxi-fare", b"four", metadata={})
     assert (published.version, published.created, published.channel_version) == (4, True, 4)
-    assert published.path.read_bytes() == b"four"
+    assert Path(published.uri).read_bytes() == b"four"
     assert [record.version for record in registry.versions("taxi-fare")] == [1, 2, 3, 4]
     assert registry.channels("taxi-fare") == {"stable": 4}
 
@@ -98,7 +98,7 @@ def test_verify_lists_every_file_that_phones_can_reach(registry: Registry) -> No
     found = {item.path for item in registry.verify()}
     names = {"1.root.json", "timestamp.json", "4.snapshot.json", "2.targets.json", "3.model-taxi-fare.json"}
     assert {f"metadata/{name}" for name in names} <= found
-    assert len(found) == len(names) + 3 + 1  # three versions, one channel
+    assert len(found) == len(names) + 3 + 3 + 1  # three files, a record beside each, one channel
     assert all((registry.repository / path).is_file() for path in found)
 
 
@@ -204,8 +204,9 @@ def test_keys_inside_what_is_served_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_uri_is_not_taken_for_a_folder() -> None:
-    with pytest.raises(ConfigError, match=re.escape("Registry must be a local folder; got 'gs:/bucket/x'.")):
-        Registry(Path("gs://bucket/x"))
+    message = "Registry must be a local folder, or in s3:// or gs://; got 'http://host/x'."
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Registry("http://host/x")
 
 
 # Keys and folders that are not as they should be.
@@ -291,7 +292,7 @@ def test_what_may_not_be_read_or_written_is_named_and_nothing_is_changed(
 def test_a_publisher_that_waits_too_long_for_another_says_so(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.05)
     message = f"Lock {registry.repository / '.lock'} must be free within 0 s; another publisher holds it."
     with registry._locked(), pytest.raises(RegistryError, match=re.escape(message)):
         Registry(registry.repository).publish("taxi-fare", b"x", metadata={})
@@ -310,7 +311,7 @@ def test_refresh_signs_all_that_is_past_half_its_life(
 ) -> None:
     phone.fetch("taxi-fare")
     for name in ("ROOT_LIFETIME", "TARGETS_LIFETIME", "SNAPSHOT_LIFETIME"):
-        monkeypatch.setattr(store, name, getattr(store, name) * 3)
+        monkeypatch.setattr(repository, name, getattr(repository, name) * 3)
     names = ["root", "model-taxi-fare", "targets", "snapshot", "timestamp"]
     assert registry.refresh() == names
     assert registry.refresh() == ["timestamp"]
@@ -324,7 +325,7 @@ def test_a_phone_with_the_first_root_follows_to_the_newest(
 ) -> None:
     first = registry.root_path.read_bytes()
     for factor in (3, 9):
-        monkeypatch.setattr(store, "ROOT_LIFETIME", datetime.timedelta(days=730 * factor))
+        monkeypatch.setattr(repository, "ROOT_LIFETIME", datetime.timedelta(days=730 * factor))
         assert "root" in registry.refresh()
     phone = Client(str(registry.repository), root=first, cache=tmp_path / "phone")
     assert phone.fetch("taxi-fare").version == 3

@@ -89,6 +89,7 @@ def run(folder: Path, tiny: Any) -> Ran:
     pusher = tm.RegistryPusher(
         model=evaluator.outputs["model"],
         blessing=evaluator.outputs["blessing"],
+        evaluation=evaluator.outputs["evaluation"],
         registry=folder / "registry",
         model_name="fares",
     )
@@ -221,13 +222,45 @@ def test_the_evaluation_says_what_it_was_made_of(story: dict[str, Ran], tiny: An
 
 def test_what_is_published_has_its_provenance_and_no_local_path(story: dict[str, Ran]) -> None:
     for path, content in story["other"].registry.items():
-        if path.startswith("metadata/"):
+        if not path.endswith(".tflite"):
             assert b"/tmp" not in content
             assert str(story["other"].baseline_uri.parents[2]).encode() not in content
-    (role,) = [v for k, v in story["first"].registry.items() if k == "metadata/1.model-fares.json"]
-    custom = json.loads(role)["signed"]["targets"]["fares/1/model.tflite"]["custom"]["metadata"]
+    (record,) = [v for k, v in story["first"].registry.items() if k.endswith(".model.record.json")]
+    custom = json.loads(record)["metadata"]
     said = story["first"].evaluation.provenance or {}
     assert custom["provenance"] == {k: v for k, v in said.items() if not k.endswith("_uri")}
+
+
+def test_the_evaluation_goes_along_and_its_gates_are_said_in_integers(story: dict[str, Ran]) -> None:
+    again = story["again"].registry
+    (place,) = [path for path in again if path.endswith(".model.with.evaluation.json")]
+    assert place.startswith("targets/fares/1/")
+    (page,) = [path for path in again if path.endswith(".model.with.evaluation.html")]
+    assert again[page].startswith(b"<!doctype html>")
+    first = story["first"].evaluation
+    kept = Evaluation.from_json(again[place].decode())
+    assert kept.candidates == first.candidates
+    assert kept.provenance == {k: v for k, v in (first.provenance or {}).items() if not k.endswith("_uri")}
+    (record,) = [content for path, content in again.items() if path.endswith(".model.record.json")]
+    said = json.loads(record)["metadata"]["gates"]
+    verdicts = first.candidate(first.chosen).verdicts
+    assert [one["gate"] for one in said] == [verdict.gate for verdict in verdicts]
+    assert [(one["status"], one["waived"]) for one in said] == [("pass", False)] + [
+        ("not comparable", True)
+    ] * 3
+    assert said[0]["limit_ppm"] == 500_000
+    assert said[0]["value_ppm"] == round(1e6 * (verdicts[0].value or 0))
+
+
+def test_what_the_file_needs_is_asked_of_a_device(story: dict[str, Ran], tiny: Any) -> None:
+    from tfx_mobile.common import inspection
+
+    first = story["first"].registry
+    needs = inspection.inspect(tiny.contents["s0-dynamic"]).min_runtime_version
+    (record,) = [content for path, content in first.items() if path.endswith(".model.record.json")]
+    assert json.loads(record)["metadata"]["runtime"] == {"min_runtime_version": needs, "required_ops": []}
+    (channel,) = [content for path, content in first.items() if path.endswith(".stable.json")]
+    assert json.loads(channel)["rollouts"][0]["targeting"]["min_runtime_version"] == needs != ""
 
 
 def execute(folder: Path, current: str = "") -> Any:

@@ -20,6 +20,15 @@ from tfx_mobile.registry_model.config import RegistryModelConfig
             {"registry": "https://token@host/r", "root": "/r"},
             "registry must be a URL without user or password",
         ),
+        (
+            {"registry": "mlflow+https://ada:secret@host"},
+            "registry must be a URL without user or password",
+        ),
+        (
+            {"registry": "mlflow+http://host", "root": "/root.json"},
+            "root and cache must be left out for mlflow+http://host, which signs nothing; got '/root.json'.",
+        ),
+        ({"registry": "oci://host/r", "cache": "/c"}, "root and cache must be left out for oci://host/r"),
         ({"registry": "file:///r"}, "root must name the root to trust for file:///r; got none."),
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.common.releases import Release
-from tfx_mobile.registry import store
+from tfx_mobile.registry import repository
 from tfx_mobile.registry.records import VersionRecord
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry_model.config import RegistryModelConfig
@@ -81,8 +81,8 @@ def test_a_registry_without_the_model_and_one_without_the_channel_are_first_rele
     world.publish(b"one", channel="beta")
     no_model, no_channel = look_up(world.config(model_name="other")), look_up(world.config())
     assert no_model.records == no_channel.records == ()
-    assert no_model.reason == "the registry has no channel 'stable' of 'other' yet"
-    assert no_channel.reason == "the registry has no channel 'stable' of 'taxi' yet"
+    assert no_model.reason == "channel 'stable' of 'other' offers nothing yet"
+    assert no_channel.reason == "channel 'stable' of 'taxi' offers nothing yet"
     assert versions(world, channel="beta") == [1]
 
 
@@ -200,10 +200,25 @@ def test_a_broken_registry_is_an_error_and_never_a_first_release(
 
 
 def test_an_expired_registry_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "TIMESTAMP_LIFETIME", datetime.timedelta(seconds=-1))
+    monkeypatch.setattr(repository, "TIMESTAMP_LIFETIME", datetime.timedelta(seconds=-1))
     world.publish(b"one")
     with pytest.raises(RegistryError, match=re.escape("has to run `tfx-mobile registry refresh`")):
         look_up(world.config())
+
+
+def test_a_staged_release_is_the_baseline_only_when_most_phones_have_it(world: World) -> None:
+    world.publish(b"one", rollout_permille=100)  # the first ever: nobody has another one
+    assert versions(world) == [1]
+    world.publish(b"two", rollout_permille=50)
+    assert versions(world) == [1]
+    Registry(world.registry).set_rollout("taxi", "stable", 500, version=2)
+    assert versions(world) == [1, 2]
+
+
+def test_a_release_that_was_halted_before_anybody_had_it_is_a_first_release(world: World) -> None:
+    world.publish(b"one", rollout_permille=0)
+    found = look_up(world.config())
+    assert (found.records, found.reason) == ((), "channel 'stable' of 'taxi' offers nothing yet")
 
 
 def test_an_older_copy_of_the_registry_is_refused_by_who_has_seen_the_newer(world: World) -> None:
@@ -236,7 +251,7 @@ def test_a_name_for_the_root_may_be_given_and_a_registry_elsewhere_is_never_miss
 
 
 def record(metadata: dict[str, Any]) -> VersionRecord:
-    return VersionRecord("taxi", 3, "ab", 1600, 1_700_000_000, metadata)
+    return VersionRecord("taxi", 3, "default", "ab", 1600, 1_700_000_000, metadata)
 
 
 def test_a_release_has_what_was_signed_in_the_units_of_an_evaluation() -> None:

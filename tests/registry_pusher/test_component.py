@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tfx_mobile.common.errors import ConfigError
+from tfx_mobile.registry.targeting import Targeting
+from tfx_mobile.registry_pusher.config import PusherConfig
 
 pytestmark = pytest.mark.pipeline
 
@@ -29,9 +31,24 @@ def test_a_bad_model_name_is_refused_when_the_pipeline_is_built() -> None:
         pusher(model_name="Taxi Fare")
 
 
-def test_a_bucket_is_refused_when_the_pipeline_is_built() -> None:
-    with pytest.raises(ConfigError, match=re.escape("Registry must be a local folder; got 'gs:")):
-        pusher(registry="gs://bucket/registry")
+def test_a_registry_that_nobody_announces_is_refused_when_the_pipeline_is_built() -> None:
+    with pytest.raises(ConfigError, match=re.escape("Registry must be a folder or a URI of bucket+file, ")):
+        pusher(registry="ftp://host/registry")
+
+
+def test_keys_for_a_registry_that_signs_nothing_are_refused_when_the_pipeline_is_built() -> None:
+    with pytest.raises(ConfigError, match=re.escape("does not take these options: ")):
+        pusher(registry="mlflow+http://host:5000", keys="/keys")
+
+
+def test_a_share_of_the_phones_is_refused_of_mlflow_when_the_pipeline_is_built() -> None:
+    with pytest.raises(ConfigError, match=re.escape("cannot offer a version to a share of the devices")):
+        pusher(registry="mlflow+http://host:5000", rollout_permille=100)
+
+
+def test_a_password_is_refused_before_it_is_an_execution_parameter() -> None:
+    with pytest.raises(ConfigError, match=re.escape("registry must be a URI without user, password")):
+        pusher(registry="mlflow+https://ada:secret@host")
 
 
 def test_keys_inside_the_registry_are_refused_when_the_pipeline_is_built() -> None:
@@ -42,4 +59,26 @@ def test_keys_inside_the_registry_are_refused_when_the_pipeline_is_built() -> No
 def test_settings_are_the_same_bytes_each_time() -> None:
     one, other = pusher().exec_properties, pusher().exec_properties
     assert one == other
-    assert set(one) == {"config", "code", "needs_upstream_blessing", "current"}
+    assert set(one) == {"config", "code", "needs_upstream_blessing", "has_evaluation", "current"}
+
+
+def test_the_first_example_of_the_page_on_backends_builds() -> None:
+    from types import SimpleNamespace
+
+    from tfx import types
+    from tfx.types import standard_artifacts
+
+    page = (Path(__file__).resolve().parents[2] / "docs" / "registry-backends.md").read_text()
+    (example,) = re.findall(r"```python\n(import tfx_mobile as tm.*?)```", page, re.DOTALL)
+    kinds = {"model": "Model", "blessing": "ModelBlessing", "evaluation": "ModelEvaluation"}
+    outputs = {key: types.Channel(type=getattr(standard_artifacts, kind)) for key, kind in kinds.items()}
+    made: dict[str, Any] = {"evaluator": SimpleNamespace(outputs=outputs)}
+    exec(example, made)
+    config = PusherConfig.from_json(made["pusher"].exec_properties["config"])
+    assert (config.channel, config.rollout_permille) == ("beta", 100)
+    assert config.targeting == Targeting(platforms=("android",), min_ram_mib=2048)
+    assert made["pusher"].exec_properties["has_evaluation"] == 1
+    assert made["mirror"].id == "Mirror"
+    assert PusherConfig.from_json(made["mirror"].exec_properties["config"]).registry.startswith(
+        "mlflow+https:"
+    )

@@ -1,7 +1,9 @@
 """The tallies are those of all rows at once, whatever the shards, the workers and the broken files."""
 
 import os
+import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -386,3 +388,43 @@ def children_of(parent: int) -> list[int]:
         if int(fields[1]) == parent:
             found.append(int(stat.parent.name))
     return found
+
+
+@pytest.mark.parametrize("largest", [0, 1 << 20])
+def test_workers_that_share_nothing_get_the_files_whole_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
+) -> None:
+    from tfx_mobile.size_latency_evaluator import beam
+
+    monkeypatch.setattr(beam, "_MAX_CARRIED_BYTES", largest)
+    contents = {"a": b"first", "b": b"second"}
+    paths = write_files(tmp_path / "here", contents)
+    there, worker = tmp_path / "there", tmp_path / "worker"
+    worker.mkdir()
+
+    with beam._shared(beam._carried(paths), str(there)) as found:
+        shutil.rmtree(tmp_path / "here")  # which no worker can see
+        local = beam._local(found, worker)
+        assert {name: path.read_bytes() for name, path in local.items()} == contents
+        assert all(path.parent == worker for path in local.values())
+        assert len(list(there.iterdir())) == (2 if largest == 0 else 0)
+
+    assert not there.exists()
+
+
+def test_what_was_found_comes_back_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tfx_mobile.size_latency_evaluator import beam
+
+    target = tmp_path / "predictions-1"
+    beam._save("first", str(target))
+    monkeypatch.setattr(beam.fileio, "rename", _dies)
+    with pytest.raises(KeyboardInterrupt):
+        beam._save("second", str(target))
+
+    assert pickle.loads(target.read_bytes()) == "first"
+
+
+def _dies(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt

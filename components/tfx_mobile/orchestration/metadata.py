@@ -463,6 +463,11 @@ _PROBLEMS = tuple(
             "Correct the permissions of the file and its folder.",
         ),
         (
+            r"(Record has changed since last read in table [^\n,]*)",
+            "let several runs write at once",
+            "MariaDB from 11.6.2 on does with innodb_snapshot_isolation=OFF: docs/metadata.md. Run again.",
+        ),
+        (
             "(Concurrent writes aborted|database is locked)",
             "be free within seconds",
             "Another program holds its lock. Run again when that is done; for many at once use a server.",

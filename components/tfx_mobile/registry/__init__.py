@@ -7,12 +7,21 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Backend": "tfx_mobile.registry.backend",
+    "Capabilities": "tfx_mobile.registry.backend",
+    "ChannelRecord": "tfx_mobile.registry.records",
     "Client": "tfx_mobile.registry.client",
+    "Device": "tfx_mobile.registry.targeting",
+    "Event": "tfx_mobile.registry.backend",
     "Fetched": "tfx_mobile.registry.client",
-    "Published": "tfx_mobile.registry.store",
+    "Published": "tfx_mobile.registry.backend",
     "Registry": "tfx_mobile.registry.store",
+    "Resolved": "tfx_mobile.registry.backend",
+    "Rollout": "tfx_mobile.registry.records",
+    "Targeting": "tfx_mobile.registry.targeting",
     "Verified": "tfx_mobile.registry.store",
     "VersionRecord": "tfx_mobile.registry.records",
+    "open_backend": "tfx_mobile.registry.backend",
 }
 
 __all__ = list(_HOMES)

@@ -1,4 +1,4 @@
-"""Reads a repository folder from a trusted root downwards, believing nothing that is not signed.
+"""Reads a repository from a trusted root downwards, believing nothing that is not signed.
 
 Every file is checked as a phone checks it: signature, version, length, sha256. Two things differ, because a
 publisher has to be able to renew what has run out: expiry is reported by `check_fresh` and not on loading,
@@ -10,7 +10,6 @@ Source: The Update Framework 1.0.31, section 5, "Detailed client workflow".
 import dataclasses
 import datetime
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypeVar
 
 from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError, UnsignedMetadataError
@@ -27,7 +26,9 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # typed, but re-ex
 
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry import names
+from tfx_mobile.registry.storage import Storage
 
+TIMESTAMP_PATH = "metadata/timestamp.json"
 SignedT = TypeVar("SignedT", Root, Timestamp, Snapshot, Targets)
 
 
@@ -36,7 +37,7 @@ class Chain:
     """The verified top of a repository, at one moment.
 
     Attributes:
-      folder: The folder of the metadata files.
+      storage: Where it lies.
       root: The newest root that the trusted one leads to.
       root_json: Its verified bytes.
       timestamp: Signed by the root's timestamp key.
@@ -44,7 +45,7 @@ class Chain:
       targets: The one the snapshot names; delegates to one role per model.
     """
 
-    folder: Path
+    storage: Storage
     root: Root
     root_json: bytes
     timestamp: Timestamp
@@ -62,7 +63,7 @@ class Chain:
           RegistryError: A file is missing, or differs from what was signed.
         """
         name = names.role_name(model)
-        role = _read_named(self.folder, name, Targets, self.snapshot.meta.get(f"{name}.json"), self.targets)
+        role = _read_named(self.storage, name, Targets, self.snapshot.meta.get(f"{name}.json"), self.targets)
         delegated = self._roles()[name]
         if outside := sorted(
             path
@@ -75,16 +76,20 @@ class Chain:
             )
         return role
 
+    def signs_todays_paths(self, model: str) -> bool:
+        """Returns whether the role of `model` may sign every path that `names` makes; older ones may not."""
+        return self._roles()[names.role_name(model)].paths == names.delegated_paths(model)
+
     def _roles(self) -> Mapping[str, DelegatedRole]:
         delegations = self.targets.delegations
         return (delegations.roles if delegations else None) or {}
 
 
-def load_chain(folder: Path, trusted_root: bytes, *, where: str, newest_timestamp: int = 0) -> Chain:
+def load_chain(storage: Storage, trusted_root: bytes, *, where: str, newest_timestamp: int = 0) -> Chain:
     """Reads and verifies root, timestamp, snapshot and targets.
 
     Args:
-      folder: The folder of the metadata files.
+      storage: Where the repository lies.
       trusted_root: A root that is trusted for another reason than lying in `folder`.
       where: Where the trusted root comes from, for messages.
       newest_timestamp: The version of the newest timestamp seen so far; 0 when none was.
@@ -92,26 +97,26 @@ def load_chain(folder: Path, trusted_root: bytes, *, where: str, newest_timestam
     Raises:
       RegistryError: A file is missing, or differs from what was signed, or the timestamp is older than seen.
     """
-    root, root_json = load_root(folder, trusted_root, where=where)
-    path = folder / "timestamp.json"
-    timestamp = _parsed(path, _read(path), Timestamp, root, Timestamp.type)
+    root, root_json = load_root(storage, trusted_root, where=where)
+    path = storage.place(TIMESTAMP_PATH)
+    timestamp = _parsed(path, _read(storage, TIMESTAMP_PATH), Timestamp, root, Timestamp.type)
     if timestamp.version < newest_timestamp:
         raise RegistryError(
             f"{path} must not be older than the last one signed, version {newest_timestamp}; got version "
             f"{timestamp.version}. Somebody put an old copy of the repository in place: restore the newest."
         )
-    snapshot = _read_named(folder, Snapshot.type, Snapshot, timestamp.snapshot_meta, root)
-    targets = _read_named(folder, Targets.type, Targets, snapshot.meta.get("targets.json"), root)
+    snapshot = _read_named(storage, Snapshot.type, Snapshot, timestamp.snapshot_meta, root)
+    targets = _read_named(storage, Targets.type, Targets, snapshot.meta.get("targets.json"), root)
     if targets.targets:
         raise RegistryError(
             f"Role 'targets' must only delegate; it signs '{min(targets.targets)}' itself. Somebody else has "
             "used its key: take the key out of service."
         )
-    return Chain(folder, root, root_json, timestamp, snapshot, targets)
+    return Chain(storage, root, root_json, timestamp, snapshot, targets)
 
 
-def load_root(folder: Path, trusted_root: bytes, *, where: str) -> tuple[Root, bytes]:
-    """Follows the roots in `folder` from a trusted one to the newest.
+def load_root(storage: Storage, trusted_root: bytes, *, where: str) -> tuple[Root, bytes]:
+    """Follows the roots in `storage` from a trusted one to the newest.
 
     Returns:
       The newest root and its bytes, which are `trusted_root` when there is no newer one.
@@ -119,11 +124,11 @@ def load_root(folder: Path, trusted_root: bytes, *, where: str) -> tuple[Root, b
     Raises:
       RegistryError: The trusted root is no root, or a later root is not signed by the one before it.
     """
-    source, content = Path(where), trusted_root
-    root = _parsed(source, content, Root, None, Root.type)
-    _check_signature(source, Metadata[Root].from_bytes(content), root, Root.type)
-    while (path := folder / f"{root.version + 1}.root.json").exists():
-        content = _read(path)
+    content = trusted_root
+    root = _parsed(where, content, Root, None, Root.type)
+    _check_signature(where, Metadata[Root].from_bytes(content), root, Root.type)
+    while storage.exists(file := metadata_path(Root.type, root.version + 1)):
+        path, content = storage.place(file), _read(storage, file)
         newer = _parsed(path, content, Root, root, Root.type)
         _check_signature(path, Metadata[Root].from_bytes(content), newer, Root.type)
         if newer.version != root.version + 1:
@@ -133,6 +138,11 @@ def load_root(folder: Path, trusted_root: bytes, *, where: str) -> tuple[Root, b
             )
         root = newer
     return root, content
+
+
+def metadata_path(name: str, version: int) -> str:
+    """Returns where a version of a role's metadata lies; the timestamp has no version in its name."""
+    return TIMESTAMP_PATH if name == Timestamp.type else f"metadata/{version}.{name}.json"
 
 
 def check_fresh(name: str, signed: Signed, now: datetime.datetime) -> None:
@@ -149,14 +159,15 @@ def check_fresh(name: str, signed: Signed, now: datetime.datetime) -> None:
 
 
 def _read_named(
-    folder: Path, name: str, kind: type[SignedT], meta: MetaFile | None, delegator: Root | Targets
+    storage: Storage, name: str, kind: type[SignedT], meta: MetaFile | None, delegator: Root | Targets
 ) -> SignedT:
     if meta is None:
         raise RegistryError(
-            f"Snapshot in {folder} must name '{name}'; it does not. Restore the repository from a backup."
+            f"Snapshot in {storage.place('metadata')} must name '{name}'; it does not. Restore the "
+            "repository from a backup."
         )
-    path = folder / f"{meta.version}.{name}.json"
-    content = _read(path)
+    file = metadata_path(name, meta.version)
+    path, content = storage.place(file), _read(storage, file)
     try:
         meta.verify_length_and_hashes(content)
     except LengthOrHashMismatchError as error:
@@ -172,19 +183,22 @@ def _read_named(
     return signed
 
 
-def _read(path: Path) -> bytes:
+def _read(storage: Storage, file: str) -> bytes:
+    path = storage.place(file)
     try:
-        return path.read_bytes()
+        return storage.read(file)
     except FileNotFoundError as error:
         raise RegistryError(
             f"Registry metadata must be at {path}; it is missing. Restore it from a backup."
         ) from error
     except OSError as error:
-        raise RegistryError(f"Registry metadata must be readable; {path}: {error.strerror}.") from error
+        raise RegistryError(
+            f"Registry metadata must be readable; {path}: {error.strerror or error}."
+        ) from error
 
 
 def _parsed(
-    path: Path, content: bytes, kind: type[SignedT], delegator: Root | Targets | None, name: str
+    path: str, content: bytes, kind: type[SignedT], delegator: Root | Targets | None, name: str
 ) -> SignedT:
     try:
         metadata = Metadata[SignedT].from_bytes(content)
@@ -199,7 +213,7 @@ def _parsed(
     return metadata.signed
 
 
-def _check_signature(path: Path, metadata: Metadata[SignedT], delegator: Root | Targets, name: str) -> None:
+def _check_signature(path: str, metadata: Metadata[SignedT], delegator: Root | Targets, name: str) -> None:
     try:
         delegator.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
     except (UnsignedMetadataError, ValueError) as error:

@@ -1,7 +1,8 @@
-"""What the registry signs about a version and a channel, as values.
+"""What the registry signs about a file, and about a channel, as values.
 
-A version's record is the `custom` part of its TUF target; a channel's record is a small JSON target of its
-own. TUF signs canonical JSON, which has no floats: numbers are integers with the unit in the key (`rmse_ppm`,
+A file's record is a small JSON target beside it, so that a phone, which needs none, does not download what
+was said about a thousand versions; a channel's record says which files it offers to whom, newest first. TUF
+signs canonical JSON, which has no floats: numbers are integers with the unit in the key (`rmse_ppm`,
 `latency_p50_ns`, `size_bytes`). Does not sign and does not read files.
 """
 
@@ -12,80 +13,236 @@ from typing import Any
 
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
+from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.common.jsonable import Settings
 from tfx_mobile.registry import names
+from tfx_mobile.registry.backend import Event
+from tfx_mobile.registry.targeting import (
+    EVERYONE_PERMILLE,
+    Device,
+    Targeting,
+    bucket_permille,
+    check_permille,
+)
+
+_WITHDRAWN = "withdrawn"
 
 
 @dataclasses.dataclass(frozen=True)
 class VersionRecord:
-    """One signed version of a model.
+    """One signed file: a variant of a version of a model.
 
     Attributes:
       model: The model's name.
       version: An integer >= 1.
+      variant: Which file of the version.
       sha256: Of the file, 64 hex digits.
       size_bytes: Of the file.
       published_unix_s: When it was published, seconds since 1970 UTC, on the publisher's clock.
       metadata: What the publisher said about it; JSON without floats.
+      withdrawn: Why it was taken back; empty when it was not.
     """
 
     model: str
     version: int
+    variant: str
     sha256: str
     size_bytes: int
     published_unix_s: int
     metadata: Mapping[str, Any]
+    withdrawn: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout(Settings):
+    """One file that a channel offers, and to whom.
+
+    Attributes:
+      version: An integer >= 1.
+      variant: Which file of the version.
+      rollout_permille: Share of the devices that fit, 0 to 1,000.
+      salt: Orders the devices; see `targeting.bucket_permille`.
+      targeting: What it asks of a device.
+    """
+
+    version: int
+    variant: str = names.DEFAULT_VARIANT
+    rollout_permille: int = EVERYONE_PERMILLE
+    salt: str = ""
+    targeting: Targeting = Targeting()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        names.check_version(self.version)
+        if self.variant != names.DEFAULT_VARIANT:
+            names.check_variant(self.variant)
+        check_permille(self.rollout_permille)
+
+    def misfit(self, device: Device | None) -> str:
+        """Returns why `device` does not get it, or empty text; None is a device that gets what all get."""
+        if device is not None and (reason := self.targeting.misfit(device)):
+            return reason
+        if self.rollout_permille == EVERYONE_PERMILLE:
+            return ""
+        share = f"it is rolled out to {self.rollout_permille} permille of the devices"
+        if device is None or not device.id:
+            return f"{share}; this one has no id"
+        bucket = bucket_permille(self.salt, device.id)
+        return "" if bucket < self.rollout_permille else f"{share}; this one is number {bucket}"
 
 
 @dataclasses.dataclass(frozen=True)
 class ChannelRecord(Settings):
-    """The version that a channel of a model points to."""
+    """What a channel of a model offers; a device takes the first that fits it.
+
+    Attributes:
+      model: The model's name.
+      channel: The channel's name.
+      sequence: Number of this record in the channel, from 1.
+      rollouts: Newest version first.
+      unix_s: When it was made, seconds since 1970 UTC, on the publisher's clock.
+      action: The change that made it; see `Event`.
+      note: Who or why, where it was said.
+      previous_sha256: Of the record before this one, whose file stays in the repository; empty for the first.
+    """
 
     model: str
     channel: str
-    version: int
+    sequence: int
+    rollouts: tuple[Rollout, ...]
+    unix_s: int
+    action: str
+    note: str = ""
+    previous_sha256: str = ""
 
     def __post_init__(self) -> None:
         names.check_name("Model", self.model)
         names.check_name("Channel", self.channel)
-        names.check_version(self.version)
+        names.check_version(self.sequence)
+        newest_first = sorted(self.rollouts, key=lambda one: -one.version)
+        if list(self.rollouts) != newest_first or len({(r.version, r.variant) for r in self.rollouts}) != len(
+            self.rollouts
+        ):
+            raise ConfigError(
+                f"Channel '{self.channel}' of '{self.model}' must offer each file once, newest version "
+                f"first; got {[(rollout.version, rollout.variant) for rollout in self.rollouts]}."
+            )
+
+    @property
+    def version(self) -> int:
+        """The newest version it offers; 0 when it offers none."""
+        return self.rollouts[0].version if self.rollouts else 0
+
+    @property
+    def event(self) -> Event:
+        """The change that made this record."""
+        share = self.rollouts[0].rollout_permille if self.rollouts else 0
+        return Event(self.unix_s, self.action, self.version, share, self.note)
+
+    def widest(self) -> Rollout | None:
+        """Returns what most devices get, the newest of the files with the largest share; None: nobody any."""
+        offered = [one for one in self.rollouts if one.rollout_permille]
+        return max(offered, key=lambda one: (one.rollout_permille, one.version), default=None)
+
+    def choose(self, device: Device | None) -> Rollout:
+        """Returns what `device` gets; None is a device that gets what all get, whatever it asks of one.
+
+        Raises:
+          RegistryError: Nothing; the message says why, of each file.
+        """
+        reasons = []
+        for rollout in self.rollouts:
+            if not (reason := rollout.misfit(device)):
+                return rollout
+            reasons.append(f"version {rollout.version} ({rollout.variant}): {reason}")
+        raise RegistryError(
+            f"Channel '{self.channel}' of '{self.model}' must offer a file that fits this device; "
+            f"{'; '.join(reasons) or 'it offers none'}."
+        )
 
 
-def version_target(
-    model: str, version: int, content: bytes, *, metadata: Mapping[str, Any], published_unix_s: int
-) -> TargetFile:
-    """Returns the TUF target for a version.
+def version_targets(
+    model: str,
+    version: int,
+    variant: str,
+    content: bytes,
+    *,
+    metadata: Mapping[str, Any],
+    published_unix_s: int,
+) -> list[tuple[TargetFile, bytes]]:
+    """Returns the TUF targets of a file and of its record, with their bytes.
 
     Raises:
       ConfigError: `metadata` is not JSON without floats; the message names the key.
     """
-    target = TargetFile.from_data(names.model_path(model, version), content, ["sha256"])
-    custom = {"metadata": checked_metadata(metadata), "published_unix_s": published_unix_s}
-    target.unrecognized_fields["custom"] = custom
-    return target
+    note = jsonable.dumps(
+        {"metadata": checked_metadata(metadata), "published_unix_s": published_unix_s}
+    ).encode()
+    return [
+        (target(names.model_path(model, version, variant), content), content),
+        (target(names.record_path(model, version, variant), note), note),
+    ]
 
 
-def read_version(model: str, version: int, target: TargetFile) -> VersionRecord:
-    """Returns the record in a verified target.
+def target(path: str, content: bytes) -> TargetFile:
+    """Returns the TUF target of `content`."""
+    return TargetFile.from_data(path, content, ["sha256"])
+
+
+def withdrawn(file: TargetFile) -> str:
+    """Returns why the file of this verified target was taken back; empty when it was not."""
+    said = (file.custom or {}).get(_WITHDRAWN, "") if isinstance(file.custom, dict) else ""
+    return said if isinstance(said, str) else "the registry does not say why"
+
+
+def withdraw(file: TargetFile, reason: str) -> TargetFile:
+    """Returns the target of the same file, taken back."""
+    said = file.to_dict()
+    said["custom"] = {**(said.get("custom") or {}), _WITHDRAWN: reason}
+    return TargetFile.from_dict(said, file.path)
+
+
+def read_version(model: str, version: int, variant: str, file: TargetFile, record: bytes) -> VersionRecord:
+    """Returns what was signed about a file.
+
+    Args:
+      model: The model's name.
+      version: An integer >= 1.
+      variant: Which file of the version.
+      file: The file's verified target.
+      record: The verified content of its record.
 
     Raises:
-      RegistryError: The target was signed, but is not one that `version_target` makes.
+      RegistryError: They were signed, but are not what `version_targets` makes.
     """
-    custom, sha256 = target.custom, target.hashes.get("sha256")
+    where = f"Record '{names.record_path(model, version, variant)}'"
+    try:
+        said = jsonable.loads(record, where=where)
+    except ConfigError as error:
+        raise RegistryError(f"{error} It was not made by this registry's publisher.") from error
     if (
-        not isinstance(custom, dict)
-        or not isinstance(custom.get("metadata"), dict)
-        or type(custom.get("published_unix_s")) is not int
-        or sha256 is None
+        not isinstance(said, dict)
+        or not isinstance(said.get("metadata"), dict)
+        or type(said.get("published_unix_s")) is not int
     ):
         raise RegistryError(
-            f"Target '{target.path}' must carry sha256, custom.metadata and custom.published_unix_s; got "
-            f"{sorted(target.to_dict())} with custom {custom!r}. It was not made by this "
+            f"{where} must have metadata and published_unix_s; got {_shown(said)}. It was not made by this "
+            "registry's publisher."
+        )
+    if (sha256 := file.hashes.get("sha256")) is None:
+        raise RegistryError(
+            f"Target '{file.path}' must carry a sha256; got {sorted(file.hashes)}. It was not made by this "
             "registry's publisher."
         )
     return VersionRecord(
-        model, version, sha256, target.length, custom["published_unix_s"], custom["metadata"]
+        model=model,
+        version=version,
+        variant=variant,
+        sha256=sha256,
+        size_bytes=file.length,
+        published_unix_s=said["published_unix_s"],
+        metadata=said["metadata"],
+        withdrawn=withdrawn(file),
     )
 
 

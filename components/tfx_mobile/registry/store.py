@@ -1,37 +1,20 @@
-"""The publisher's side of the registry: a TUF repository in a local folder, and the keys beside it.
+"""The publisher's side of the registry: what can be done with models, versions and channels.
 
-```
-<registry>/metadata/N.root.json  N.targets.json  N.model-<model>.json  N.snapshot.json  timestamp.json
-<registry>/targets/<model>/<version>/<sha256>.model.tflite    <model>/channels/<sha256>.<channel>.json
-<registry>.keys/<role>.pem  root.json (what a phone trusts)  timestamp.json (the last one signed)
-```
-
-The folder `<registry>` is static files for any web server. A change is written in the order targets, roles,
-snapshot, timestamp, each atomically and read back: until the timestamp is replaced nobody sees any of it, so
-a publisher that dies at any point leaves the repository as it was, and the next one goes on. One publisher
-at a time: a lock file in the repository. Does not serve and does not delete what has been superseded.
-Source: The Update Framework 1.0.31 (consistent snapshots, section 6.2; delegations, section 4.5).
+Each operation is one signed commit (see `repository`): it happens for every phone, or not at all. What a
+channel offers afterwards is decided by the pure rules in `releases`; what is no longer needed, in `garbage`.
+Does not serve.
+Source: The Update Framework 1.0.31; MLflow's registry for what people expect of names, versions and aliases.
 """
 
-import contextlib
 import dataclasses
 import datetime
-import fcntl
-import hashlib
-import os
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
-from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
+import bsdiff4  # type: ignore[import-untyped]
 from tuf.api.metadata import (  # type: ignore[attr-defined]
-    DelegatedRole,
-    Delegations,
-    Metadata,
-    MetaFile,
     Root,
     Signed,
     Snapshot,
@@ -40,49 +23,16 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     Timestamp,
 )
 
-from tfx_mobile.common import files
 from tfx_mobile.common.errors import ConfigError, RegistryError
-from tfx_mobile.registry import keys as key_files
-from tfx_mobile.registry import names, records
-from tfx_mobile.registry.chain import Chain, check_fresh, load_chain, load_root
-from tfx_mobile.registry.records import ChannelRecord, VersionRecord
+from tfx_mobile.registry import garbage, names, records, releases
+from tfx_mobile.registry.backend import Capabilities, Event, Published, Resolved
+from tfx_mobile.registry.chain import Chain, check_fresh, metadata_path
+from tfx_mobile.registry.records import ChannelRecord, Rollout, VersionRecord
+from tfx_mobile.registry.repository import MAX_ROOT_KEYS, Added, Repository, Write, sha256_of, utc_now
+from tfx_mobile.registry.targeting import EVERYONE_PERMILLE, Device, Targeting, check_permille
 
-# How long a signature holds. A phone that is shown an old copy of the repository notices when the timestamp
-# runs out, so that one is short; `refresh` renews it, and the others once half of their life is over.
-ROOT_LIFETIME = datetime.timedelta(days=730)
-TARGETS_LIFETIME = datetime.timedelta(days=365)
-SNAPSHOT_LIFETIME = datetime.timedelta(days=90)
-TIMESTAMP_LIFETIME = datetime.timedelta(days=30)
-LOCK_TIMEOUT_S = 120.0
-
-_TOP_ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
-SignedT = TypeVar("SignedT", Root, Timestamp, Snapshot, Targets)
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """What `Registry.publish` left in the registry.
-
-    Attributes:
-      model: The model's name.
-      version: The version that holds the bytes.
-      channel: The channel published to.
-      channel_version: The version that channel points to now; greater than `version` only when an older
-        version was published again.
-      sha256: Of the bytes, 64 hex digits.
-      size_bytes: Of the bytes.
-      created: False when the version was there already, with the same bytes.
-      path: The file in the repository.
-    """
-
-    model: str
-    version: int
-    channel: str
-    channel_version: int
-    sha256: str
-    size_bytes: int
-    created: bool
-    path: Path
+MAX_NOTE_CHARACTERS = 500
+MIN_DELTA_BYTES, MAX_DELTA_BYTES = 1 << 12, 1 << 26  # of the file; bsdiff takes 17 bytes a byte, and minutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,64 +49,74 @@ class Verified:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Write:
-    path: Path
-    content: bytes
-    mode: int = 0o644
+class Collected:
+    """What `Registry.collect_garbage` took away.
+
+    Attributes:
+      versions: Versions that are not signed any more, as (model, version).
+      files: Files that were deleted, relative to the repository.
+    """
+
+    versions: tuple[tuple[str, int], ...]
+    files: tuple[str, ...]
 
 
-class Registry:
+class Registry(Repository):
     """A mobile model registry that this process may publish to.
 
     Opening reads nothing; each call reads and verifies the repository anew, from the root in the keys folder
     downwards. A call that raises has changed nothing.
 
     Args:
-      repository: A local folder.
-      keys: The folder of the private keys, outside `repository`; default: `<repository>.keys` beside it.
+      repository: A local folder, or s3://bucket/prefix or gs://bucket/prefix.
+      keys: The local folder of the private keys, outside `repository`; default: `<repository>.keys` beside
+        it, but a registry in a bucket has no default.
 
     Raises:
-      ConfigError: `repository` is a URI, or `keys` lies inside `repository`.
+      ConfigError: `repository` is another URI, or `keys` lies inside `repository`, or is needed and missing.
     """
 
-    def __init__(self, repository: Path, keys: Path | None = None) -> None:
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(repository)):
-            raise ConfigError(
-                f"Registry must be a local folder; got {str(repository)!r}. Publish to a folder and copy it."
-            )
-        self.repository = Path(os.path.abspath(repository))
-        self.keys = (
-            self.repository.with_name(f"{self.repository.name}.keys")
-            if keys is None
-            else Path(os.path.abspath(keys))
-        )
-        if self.keys.resolve().is_relative_to(self.repository.resolve()):
-            raise ConfigError(
-                f"Keys must be kept outside the repository, which is served; got {self.keys} "
-                f"in {self.repository}. Name another folder."
-            )
-
     @classmethod
-    def create(cls, repository: Path, keys: Path | None = None) -> "Registry":
+    def create(
+        cls,
+        repository: str | Path,
+        keys: str | Path | None = None,
+        *,
+        root_keys: int = 1,
+        root_threshold: int | None = None,
+    ) -> "Registry":
         """Makes an empty registry with new keys, or with those an interrupted `create` has left.
 
+        Args:
+          repository: As of the class.
+          keys: As of the class.
+          root_keys: How many root keys, 1 to 9.
+          root_threshold: How many of them have to sign a new root; None is more than half.
+
         Raises:
+          ConfigError: As of the class; or a number is out of its range.
           RegistryError: There is a registry already, or the keys are those of another one.
         """
+        if type(root_keys) is not int or not 1 <= root_keys <= MAX_ROOT_KEYS:
+            raise ConfigError(f"Number of root keys must be 1 to {MAX_ROOT_KEYS}; got {root_keys!r}.")
+        if root_threshold is not None and not 1 <= root_threshold <= root_keys:
+            raise ConfigError(
+                f"Root threshold must be 1 to {root_keys}, the root keys; got {root_threshold!r}."
+            )
         registry = cls(repository, keys)
         if not registry._exists():
             registry._check_vacant()
             with registry._locked():
                 if not registry._exists():
-                    registry._create()
+                    registry._create(root_keys, root_threshold)
                     return registry
         raise RegistryError(
-            f"There must be no registry at {registry.repository} yet; there is one. Publish to it, or name "
+            f"There must be no registry at {registry.location} yet; there is one. Publish to it, or name "
             "another folder."
         )
 
     @classmethod
-    def open_or_create(cls, repository: Path, keys: Path | None = None) -> "Registry":
+    def open_or_create(cls, repository: str | Path, keys: str | Path | None = None) -> "Registry":
         """Opens the registry, and makes it first where there is none; safe under concurrent callers.
 
         Raises:
@@ -171,9 +131,17 @@ class Registry:
         return registry
 
     @property
-    def root_path(self) -> Path:
-        """The root file: public, and the one thing that a phone needs besides the registry's address."""
-        return self.keys / "root.json"
+    def capabilities(self) -> Capabilities:
+        """What it can do; reads nothing."""
+        return Capabilities(
+            signed=True,
+            variants=True,
+            rollout=True,
+            targeting=True,
+            rollback=True,
+            withdraw=True,
+            attachments=True,
+        )
 
     def publish(
         self,
@@ -181,72 +149,277 @@ class Registry:
         content: bytes,
         *,
         version: int | None = None,
+        variant: str = names.DEFAULT_VARIANT,
         channel: str = "stable",
         metadata: Mapping[str, Any],
+        rollout_permille: int = EVERYONE_PERMILLE,
+        targeting: Targeting = Targeting(),  # noqa: B008 - frozen
+        attachments: Mapping[str, bytes] | None = None,
+        delta: bool = True,
     ) -> Published:
-        """Signs `content` as a version of `model` and points `channel` to it.
+        """Signs `content` as a version of `model` and offers it in `channel`.
 
         Publishing the same bytes again is a no-op: with `version` when that version holds them, without it
-        when the version that the channel points to holds them; the metadata that was signed first stays.
-        A channel only moves forward here. The bytes are read back and compared with what was signed.
+        when the newest version of the channel holds them; the metadata that was signed first stays. A newer
+        version of another channel that holds them is offered here, too. Bytes that the channel was rolled
+        back from are refused, unless `version` names them: a scheduled pipeline makes them again.
+        What was written is read back and compared with what was signed.
 
         Args:
           model: Name of the model, made on first use.
           content: The file; at least one byte.
-          version: An integer >= 1 above every published one; None takes the next.
+          version: An integer >= 1, the newest or above it; None takes the next.
+          variant: Which file of the version; another one may be added to the newest version by its number.
           channel: Name of the channel, made on first use.
           metadata: JSON without floats: integers, with the unit in the key.
+          rollout_permille: Share of the devices that fit, 0 to 1,000; the others keep what the channel
+            offers them now.
+          targeting: What the file asks of a device.
+          attachments: Other files to sign and keep beside it, by name, such as 'evaluation.html'; phones do
+            not fetch them.
+          delta: Also sign a patch from the version that the channel gives everyone now, where it is under
+            half of the file; phones that have that version fetch it instead.
 
         Returns:
           What phones can fetch now.
 
         Raises:
-          ConfigError: A name, the version, the content or the metadata breaks a rule.
-          RegistryError: The version holds other bytes or is older than the newest; a key is missing or not
-            the registry's; the repository is damaged or cannot be written.
+          ConfigError: A name, the version, the content, the share or the metadata breaks a rule.
+          RegistryError: The version holds other bytes or is older than the newest; the bytes were withdrawn,
+            or the channel was rolled back from them; a key is missing or not the registry's; the repository
+            is damaged or cannot be written.
         """
-        path = names.model_path(model, 1 if version is None else version)
+        path = names.model_path(model, 1 if version is None else version, variant)
         names.check_name("Channel", channel)
+        check_permille(rollout_permille)
         if not isinstance(content, bytes) or not content:
             raise ConfigError(f"Content of '{path}' must be bytes, at least one; got {_described(content)}.")
         plain = records.checked_metadata(metadata)
+        beside = {names.check_attachment(name): data for name, data in (attachments or {}).items()}
         self._check_exists()
+        patch = self._patch(model, content, variant, channel) if delta else None  # minutes, so not locked
         with self._locked():
             chain = self._load()
-            check_fresh(Root.type, chain.root, _now())
+            check_fresh(Root.type, chain.root, utc_now())
             role = chain.role(model) if model in chain.models() else Targets()
-            held, pointed = _versions(model, role), self._channels(model, role)
-            version, created = _choose_version(model, content, version, held, pointed.get(channel))
+            held, record = _files(model, role), self._channel(model, role, channel)
+            _check_not_withdrawn(model, content, version, held)
+            if version is None and record:
+                same = _holding(content, variant, held)
+                earlier = (one.version for one in self._earlier(model, role, channel))
+                releases.check_not_rolled_back(model, channel, record.version, same, earlier)
+            version, created = _choose_version(model, content, version, variant, held, record)
             added: list[tuple[TargetFile, bytes]] = []
             if created:
-                target = records.version_target(
-                    model, version, content, metadata=plain, published_unix_s=int(time.time())
+                added += records.version_targets(
+                    model, version, variant, content, metadata=plain, published_unix_s=int(time.time())
                 )
-                added.append((target, content))
-            if pointed.get(channel, 0) < version:
-                note = ChannelRecord(model, channel, version).to_json().encode()
-                added.append(
-                    (TargetFile.from_data(names.channel_path(model, channel), note, ["sha256"]), note)
-                )
+                for name, data in beside.items():
+                    place = names.attachment_path(model, version, variant, name)
+                    added.append((records.target(place, data), data))
+                if patch and (patch[0], variant) in _offerable(model, role):
+                    place = names.delta_path(model, version, variant, patch[0])
+                    added.append((records.target(place, patch[1]), patch[1]))
+            offered = record.rollouts if record else ()
+            if all((one.version, one.variant) != (version, variant) for one in offered) and (
+                created or version >= max((one.version for one in offered), default=0)
+            ):
+                rollouts = releases.with_file(offered, (version, variant), rollout_permille, targeting)
+                added.append(_next_channel(model, channel, role, record, rollouts, "publish"))
             if added:
-                self._commit_targets(chain, model, role, added)
-            return self._published(model, version, channel, created=created)
+                self._commit(chain, {model: _with(role, added)}, added)
+            return self._published(model, version, variant, channel, created=created)
+
+    def promote(
+        self,
+        model: str,
+        source: str = "beta",
+        target: str = "stable",
+        *,
+        rollout_permille: int = EVERYONE_PERMILLE,
+        note: str = "",
+    ) -> Event:
+        """Makes channel `target` offer the newest version of channel `source`, every variant of it.
+
+        Args:
+          model: The model's name.
+          source: What it is taken from; stays as it is.
+          target: What is to offer it, made on first use.
+          rollout_permille: Share of the devices that fit, 0 to 1,000; the others keep what they have.
+          note: Who or why.
+
+        Raises:
+          ConfigError: A name or the share breaks a rule.
+          RegistryError: There is no such model or channel; the source offers nothing; the target offers a
+            newer version, or just this.
+        """
+        check_permille(rollout_permille)
+
+        def change(role: Targets) -> dict[str, tuple[Rollout, ...]]:
+            taken, given = self._offered(model, role, source), self._channel(model, role, target)
+            return {target: releases.promoted(model, taken, given, rollout_permille)}
+
+        return self._change_channels(model, change, "promote", note)[target].event
+
+    def set_rollout(
+        self, model: str, channel: str, permille: int, *, version: int | None = None, note: str = ""
+    ) -> Event:
+        """Changes the share of the devices that a version in `channel` goes to.
+
+        A share that grows only adds devices; those outside of it get what the channel offered before.
+
+        Args:
+          model: The model's name.
+          channel: What offers it.
+          permille: 0 to 1,000.
+          version: One that the channel offers; None is the newest.
+          note: Who or why.
+
+        Raises:
+          ConfigError: A name or the share breaks a rule.
+          RegistryError: There is no such model or channel, it does not offer the version, or the share is
+            that already.
+        """
+        check_permille(permille)
+
+        def change(role: Targets) -> dict[str, tuple[Rollout, ...]]:
+            record = self._offered(model, role, channel)
+            rollouts = releases.with_share(record, record.version if version is None else version, permille)
+            earlier = list(self._earlier(model, role, channel))
+            lowest = min(one.version for one in rollouts)
+            return {channel: releases.filled(rollouts, lowest, earlier, _offerable(model, role))}
+
+        return self._change_channels(model, change, "rollout", note)[channel].event
+
+    def rollback(self, model: str, channel: str = "stable", *, reason: str) -> Event:
+        """Makes `channel` offer what it offered before its newest version came, but nothing withdrawn.
+
+        Raises:
+          ConfigError: A name breaks a rule, or there is no reason.
+          RegistryError: There is no such model or channel, or nothing to go back to.
+        """
+        _check_reason(reason)
+
+        def change(role: Targets) -> dict[str, tuple[Rollout, ...]]:
+            record, offerable = self._offered(model, role, channel), _offerable(model, role)
+            earlier = list(self._earlier(model, role, channel))
+            rollouts = releases.before(record.version, earlier, offerable)
+            if not rollouts:
+                raise RegistryError(
+                    f"Channel '{channel}' of '{model}' must have offered something before version "
+                    f"{record.version} to go back to; it has not. Publish a version, or withdraw this one."
+                )
+            lowest = min(one.version for one in rollouts)
+            return {channel: releases.filled(rollouts, lowest, earlier, offerable)}
+
+        return self._change_channels(model, change, "rollback", reason)[channel].event
+
+    def withdraw(self, model: str, version: int, *, reason: str) -> None:
+        """Takes a version back: out of every channel at once, and never to be offered again.
+
+        A channel that offered it falls back to what it offered before; one that never did offer anything
+        else offers nothing. Phones that have the file are told the reason, which is public.
+
+        Raises:
+          ConfigError: A name or the version breaks a rule, or there is no reason.
+          RegistryError: There is no such model or version, or it is withdrawn already.
+        """
+        names.check_version(version)
+        _check_reason(reason)
+
+        def change(role: Targets) -> dict[str, tuple[Rollout, ...]]:
+            held = {key: file for key, file in _files(model, role).items() if key[0] == version}
+            if not held:
+                raise RegistryError(
+                    f"Registry must hold version {version} of '{model}' to withdraw it; it has "
+                    f"{_numbers(of for of, _ in _files(model, role))}."
+                )
+            if not (left := {key: file for key, file in held.items() if not records.withdrawn(file)}):
+                said = records.withdrawn(next(iter(held.values())))
+                raise RegistryError(f"Version {version} of '{model}' is withdrawn already: {said}.")
+            for file in left.values():
+                role.targets[file.path] = records.withdraw(file, reason)
+            for path in list(role.targets):
+                if (delta := names.delta_in_path(model, path)) and version in (delta[0], delta[2]):
+                    del role.targets[path]
+            changed: dict[str, tuple[Rollout, ...]] = {}
+            for channel, record in self._channels(model, role).items():
+                if version in (offered := [one.version for one in record.rollouts]):
+                    earlier = list(self._earlier(model, role, channel))
+                    changed[channel] = releases.filled(
+                        record.rollouts, min(offered), earlier, _offerable(model, role)
+                    )
+            return changed
+
+        self._change_channels(model, change, "withdraw", reason)
+
+    def history(self, model: str, channel: str = "stable") -> list[Event]:
+        """Returns the changes of `channel`, oldest first, each verified against the one after it.
+
+        Raises:
+          ConfigError: A name breaks a rule.
+          RegistryError: There is no such model or channel, or the repository is damaged.
+        """
+        role = self._role(model)
+        record = self._offered(model, role, channel)
+        return [one.event for one in (record, *self._earlier(model, role, channel))][::-1]
+
+    def resolve(self, model: str, channel: str = "stable", *, device: Device | None = None) -> Resolved:
+        """Returns what `channel` gives `device`; without a device, what everyone gets.
+
+        Raises:
+          ConfigError: A name breaks a rule.
+          RegistryError: There is no such model or channel, or nothing in it for this device; the repository
+            is damaged.
+        """
+        role = self._role(model)
+        chosen = self._offered(model, role, channel).choose(device)
+        file = self._held(model, role, chosen.version, chosen.variant)
+        record = self._record(model, role, chosen.version, chosen.variant)
+        return Resolved(
+            record.version, record.variant, record.sha256, self._read_target(file), record.metadata
+        )
+
+    def attachments(self, model: str, version: int, variant: str = names.DEFAULT_VARIANT) -> dict[str, bytes]:
+        """Returns the files beside a version's file, by name.
+
+        Raises:
+          ConfigError: A name or the version breaks a rule.
+          RegistryError: There is no such model or file, or the repository is damaged.
+        """
+        names.model_path(model, version, variant)
+        role = self._role(model)
+        self._held(model, role, version, variant)
+        found = {names.attachment_in_path(model, path): target for path, target in role.targets.items()}
+        return {
+            key[2]: self._read_target(target)
+            for key, target in sorted(found.items(), key=lambda item: str(item[0]))
+            if key is not None and key[:2] == (version, variant)
+        }
 
     def models(self) -> list[str]:
         """Returns the names of the models, sorted."""
         return self._load().models()
 
     def versions(self, model: str) -> list[VersionRecord]:
-        """Returns what was signed about each version of `model`, oldest first.
+        """Returns what was signed about each file of `model`, oldest version first.
 
         Raises:
           RegistryError: There is no such model, or the repository is damaged.
         """
-        held = _versions(model, self._role(model))
-        return [held[version] for version in sorted(held)]
+        role = self._role(model)
+        return [self._record(model, role, *key) for key in sorted(_files(model, role))]
 
     def channels(self, model: str) -> dict[str, int]:
-        """Returns the version each channel of `model` points to.
+        """Returns the newest version that each channel of `model` offers; 0 where it offers none.
+
+        Raises:
+          RegistryError: There is no such model, or the repository is damaged.
+        """
+        return {channel: record.version for channel, record in self.channel_records(model).items()}
+
+    def channel_records(self, model: str) -> dict[str, ChannelRecord]:
+        """Returns what each channel of `model` offers, and to whom.
 
         Raises:
           RegistryError: There is no such model, or the repository is damaged.
@@ -262,394 +435,254 @@ class Registry:
         Raises:
           RegistryError: Names the first thing that is wrong.
         """
-        now, chain = _now(), self._load()
+        now, chain = utc_now(), self._load()
         self._check_roots(chain)
         found = [
-            _verified(f"{chain.root.version}.root.json", Root.type, chain.root, now),
-            _verified("timestamp.json", Timestamp.type, chain.timestamp, now),
-            _verified(f"{chain.snapshot.version}.snapshot.json", Snapshot.type, chain.snapshot, now),
-            _verified(f"{chain.targets.version}.targets.json", Targets.type, chain.targets, now),
+            _verified(Root.type, chain.root, now),
+            _verified(Timestamp.type, chain.timestamp, now),
+            _verified(Snapshot.type, chain.snapshot, now),
+            _verified(Targets.type, chain.targets, now),
         ]
         for model in chain.models():
             role, name = chain.role(model), names.role_name(model)
-            found.append(_verified(f"{role.version}.{name}.json", name, role, now))
+            found.append(_verified(name, role, now))
             for target in role.targets.values():
                 self._read_target(target)
-                path = self._target_path(target).relative_to(self.repository)
-                found.append(Verified(str(path), f"'{target.path}', {target.length} bytes"))
-            held, pointed = _versions(model, role), self._channels(model, role)
-            if dangling := sorted(channel for channel, version in pointed.items() if version not in held):
-                raise RegistryError(
-                    f"Channel '{dangling[0]}' of '{model}' must point to a version that is there; got "
-                    f"{pointed[dangling[0]]}. Publish to the channel again."
-                )
+                found.append(Verified(self._target_file(target), f"'{target.path}', {target.length} bytes"))
+            held = _files(model, role)
+            for key in held:
+                self._record(model, role, *key)
+            for channel, record in self._channels(model, role).items():
+                for rollout in record.rollouts:
+                    file = held.get((rollout.version, rollout.variant))
+                    if file is None or records.withdrawn(file):
+                        state = "is not there" if file is None else "is withdrawn"
+                        raise RegistryError(
+                            f"Channel '{channel}' of '{model}' must offer what is there and not withdrawn; "
+                            f"{rollout.version} ({rollout.variant}) {state}. Publish to the channel again."
+                        )
         return found
 
-    def refresh(self) -> list[str]:
-        """Signs the timestamp anew, and everything else that is past half of its life.
+    def collect_garbage(
+        self, *, keep_versions: int = 10, min_age: datetime.timedelta = datetime.timedelta(days=7)
+    ) -> Collected:
+        """Takes away old versions that no channel offers, and then files that nobody needs any more.
 
-        Run it at least every `TIMESTAMP_LIFETIME`, for example weekly: phones refuse a registry whose
-        timestamp has run out.
+        A version goes when it is older than the newest `keep_versions` of its model and no channel offers it.
+        The newest number stays known, so none is used twice; withdrawn versions stay, so that their bytes
+        stay refused. A file goes when no metadata that a phone may still be reading names it, and it is
+        older than `min_age`: what is signed away now is deleted by a later call. Roots and the records of
+        channels stay.
 
-        Returns:
-          The names of the roles that were signed.
+        Args:
+          keep_versions: >= 1.
+          min_age: How long a phone in the middle of an update is waited for; not negative.
 
         Raises:
-          RegistryError: A key that is needed is missing; the repository is damaged or cannot be written.
+          ConfigError: A value is out of its range.
+          RegistryError: A key is missing; the repository is damaged or cannot be written.
         """
+        if type(keep_versions) is not int or keep_versions < 1:
+            raise ConfigError(f"keep_versions must be an integer of at least 1; got {keep_versions!r}.")
+        if min_age < datetime.timedelta(0):
+            raise ConfigError(f"min_age must not be negative; got {min_age}.")
         self._check_exists()
         with self._locked():
-            chain, now, signed = self._load(), _now(), []
-            if _is_due(chain.root, ROOT_LIFETIME, now):
-                self._renew_root(chain.root, now)
-                signed.append(Root.type)
-                chain = self._load()
-            if chain.root_json != self._trusted_root():
-                self._write_all([_Write(self.root_path, chain.root_json)], seen_at=self.root_path)
-            due: dict[str, Targets] = {}
+            chain = self._load()
+            dropped: dict[str, set[int]] = {}
+            roles: dict[str, Targets] = {}
             for model in chain.models():
                 role = chain.role(model)
-                if _is_due(role, TARGETS_LIFETIME, now):
-                    due[names.role_name(model)] = _next_targets(role, role.targets, role.delegations, now)
-            if _is_due(chain.targets, TARGETS_LIFETIME, now):
-                due[Targets.type] = _next_targets(
-                    chain.targets, chain.targets.targets, chain.targets.delegations, now
-                )
-            renews_snapshot = bool(due) or _is_due(chain.snapshot, SNAPSHOT_LIFETIME, now)
-            signers = {name: self._signer(name, chain.root, chain.targets) for name in due}
-            writes = self._signed_writes(chain, due, signers, now, renews_snapshot=renews_snapshot)
-            self._write_all(writes, seen_at=self._timestamp_path)
-            return [*signed, *due, *([Snapshot.type] if renews_snapshot else []), Timestamp.type]
+                offered = {
+                    one.version for each in self._channels(model, role).values() for one in each.rollouts
+                }
+                if gone := garbage.old_versions(_files(model, role), offered, keep_versions):
+                    dropped[model] = gone
+                    kept = {
+                        path: target
+                        for path, target in role.targets.items()
+                        if not gone & set(names.versions_in_path(model, path))
+                    }
+                    roles[model] = Targets(role.version, targets=kept)
+            if roles:
+                check_fresh(Root.type, chain.root, utc_now())
+                self._commit(chain, roles, ())
+                chain = self._load()
+            files = self._unneeded(chain, min_age.total_seconds())
+            for file in files:
+                self._write(Write(self._storage, file, None))
+            versions = tuple((model, of) for model, gone in sorted(dropped.items()) for of in sorted(gone))
+            return Collected(versions, tuple(files))
 
     # Reading.
 
-    @property
-    def _metadata(self) -> Path:
-        return self.repository / "metadata"
-
-    @property
-    def _timestamp_path(self) -> Path:
-        return self._metadata / "timestamp.json"
-
-    @property
-    def _memory_path(self) -> Path:
-        return self.keys / "timestamp.json"
-
-    def _exists(self) -> bool:
-        return self._timestamp_path.exists()
-
-    def _check_exists(self) -> None:
-        if not self._exists() and not self._memory_path.exists():
-            raise RegistryError(
-                f"There must be a registry at {self.repository}; there is none. Make one with "
-                f"`tfx-mobile registry init {self.repository}`."
-            )
-
-    def _load(self) -> Chain:
-        newest = self._remembered()  # before the repository: a publisher may be at work
-        self._check_exists()
-        return load_chain(
-            self._metadata, self._trusted_root(), where=str(self.root_path), newest_timestamp=newest
+    def _unneeded(self, chain: Chain, min_age_s: float) -> list[str]:
+        metadata = self._storage.ages_s("metadata")
+        stale = garbage.superseded(
+            metadata,
+            {name.removesuffix(".json"): meta.version for name, meta in chain.snapshot.meta.items()}
+            | {Snapshot.type: chain.snapshot.version},
+            min_age_s,
         )
+        needed: set[str] = set()
+        for file in sorted(set(metadata) - set(stale)):
+            needed |= garbage.targets_named(file, self._storage.read(file))
+        for model in chain.models():
+            role = chain.role(model)
+            for target in role.targets.values():
+                needed.add(self._target_file(target))
+        targets = self._storage.ages_s("targets")
+        return [
+            *stale,
+            *(
+                file
+                for file, age_s in sorted(targets.items())
+                if age_s >= min_age_s and file not in needed and not garbage.is_channel_record(file)
+            ),
+        ]
 
-    def _trusted_root(self) -> bytes:
-        try:
-            return self.root_path.read_bytes()
-        except OSError as error:
-            raise RegistryError(
-                f"Trusted root of the registry must be at {self.root_path}; {error.strerror}. "
-                "Name the registry's own keys folder."
-            ) from error
-
-    def _check_roots(self, chain: Chain) -> None:
-        """Checks that a phone with the very first root gets to the newest."""
-        path = self._metadata / "1.root.json"
-        try:
-            first = path.read_bytes()
-        except OSError as error:
-            raise RegistryError(
-                f"Registry metadata must be at {path}; {error.strerror}. Restore it from a backup."
-            ) from error
-        if load_root(self._metadata, first, where=str(path))[1] != chain.root_json:
-            raise RegistryError(
-                f"{path} must lead to the root that is trusted, {self.root_path}; it does not. "
-                "It was changed by somebody else: restore it from a backup."
-            )
-
-    def _remembered(self) -> int:
-        try:
-            return Metadata[Timestamp].from_bytes(self._memory_path.read_bytes()).signed.version
-        except FileNotFoundError:
-            return 0
-        except (OSError, RepositoryError) as error:
-            raise RegistryError(
-                f"{self._memory_path} must hold the last timestamp signed; it cannot be read. Copy "
-                f"{self._timestamp_path} there once you know that it is the newest."
-            ) from error
-
-    def _role(self, model: str) -> Targets:
-        names.check_name("Model", model)
+    def _patch(self, model: str, content: bytes, variant: str, channel: str) -> tuple[int, bytes] | None:
+        """Returns the version that the channel gives everyone now, and a patch from it, where that pays."""
+        if not MIN_DELTA_BYTES <= len(content) <= MAX_DELTA_BYTES:
+            return None
         chain = self._load()
-        if model not in (known := chain.models()):
-            raise RegistryError(
-                f"There must be a model '{model}' in {self.repository}; it has {', '.join(known) or 'none'}."
-            )
-        return chain.role(model)
+        if model not in chain.models():
+            return None
+        role = chain.role(model)
+        record = self._channel(model, role, channel)
+        for one in record.rollouts if record else ():
+            if one.variant == variant and one.rollout_permille == EVERYONE_PERMILLE:
+                base = self._held(model, role, one.version, variant)
+                if base.hashes["sha256"] == sha256_of(content) or base.length > MAX_DELTA_BYTES:
+                    return None
+                patch: bytes = bsdiff4.diff(self._read_target(base), content)
+                return (one.version, patch) if len(patch) < len(content) / 2 else None
+        return None
 
-    def _channels(self, model: str, role: Targets) -> dict[str, int]:
-        found: dict[str, int] = {}
+    def _channels(self, model: str, role: Targets) -> dict[str, ChannelRecord]:
+        found: dict[str, ChannelRecord] = {}
         for path in sorted(role.targets):
             if (channel := names.channel_in_path(model, path)) is not None:
                 content = self._read_target(role.targets[path])
-                found[channel] = records.read_channel(model, channel, content).version
+                found[channel] = records.read_channel(model, channel, content)
         return found
 
-    def _target_path(self, target: TargetFile) -> Path:
-        return self.repository / "targets" / target.get_prefixed_paths()[0]
+    def _channel(self, model: str, role: Targets, channel: str) -> ChannelRecord | None:
+        target = role.targets.get(names.channel_path(model, channel))
+        return records.read_channel(model, channel, self._read_target(target)) if target else None
 
-    def _read_target(self, target: TargetFile) -> bytes:
-        path = self._target_path(target)
-        try:
-            content = path.read_bytes()
-            target.verify_length_and_hashes(content)
-        except OSError as error:
+    def _offered(self, model: str, role: Targets, channel: str) -> ChannelRecord:
+        if (record := self._channel(model, role, channel)) is None:
+            known = sorted(self._channels(model, role))
             raise RegistryError(
-                f"Target '{target.path}' must be at {path}; {error.strerror}. Restore it from a backup."
-            ) from error
-        except LengthOrHashMismatchError as error:
-            raise RegistryError(
-                f"Target '{target.path}' must have the length and sha256 that were signed; {path}: {error}. "
-                "It was changed after signing: restore it from a backup, or publish a new version."
-            ) from error
-        return content
+                f"There must be a channel '{channel}' of '{model}'; there is {', '.join(known) or 'none'}."
+            )
+        return record
 
-    def _published(self, model: str, version: int, channel: str, *, created: bool) -> Published:
+    def _earlier(self, model: str, role: Targets, channel: str) -> Iterator[ChannelRecord]:
+        """Yields the records before the one in `role`, newest first."""
+        path = names.channel_path(model, channel)
+        record = self._offered(model, role, channel)
+        while record.previous_sha256:
+            folder, _, name = path.rpartition("/")
+            file = f"targets/{folder}/{record.previous_sha256}.{name}"
+            place = self._storage.place(file)
+            try:
+                content = self._storage.read(file)
+            except OSError as error:
+                raise RegistryError(
+                    f"Record {record.sequence - 1} of channel '{channel}' of '{model}' must be at {place}; "
+                    f"{error.strerror or error}. Restore it from a backup."
+                ) from error
+            if sha256_of(content) != record.previous_sha256:
+                raise RegistryError(
+                    f"{place} must have the sha256 that the next record names; it has not. It was changed "
+                    "after signing: restore it from a backup."
+                )
+            record = records.read_channel(model, channel, content)
+            yield record
+
+    def _held(self, model: str, role: Targets, version: int, variant: str) -> TargetFile:
+        if (file := role.targets.get(names.model_path(model, version, variant))) is None:
+            raise RegistryError(
+                f"Registry must hold version {version} ({variant}) of '{model}'; it has "
+                f"{_numbers(of for of, _ in _files(model, role))}."
+            )
+        return file
+
+    def _record(self, model: str, role: Targets, version: int, variant: str) -> VersionRecord:
+        file = role.targets[names.model_path(model, version, variant)]
+        note = role.targets.get(names.record_path(model, version, variant))
+        if note is None:
+            raise RegistryError(
+                f"'{file.path}' must have a record beside it, "
+                f"'{names.record_path(model, version, variant)}'; there is none. "
+                "It was not made by this registry's publisher."
+            )
+        return records.read_version(model, version, variant, file, self._read_target(note))
+
+    def _published(self, model: str, version: int, variant: str, channel: str, *, created: bool) -> Published:
         role = self._role(model)
-        target = role.targets[names.model_path(model, version)]
+        target = role.targets[names.model_path(model, version, variant)]
         self._read_target(target)
         return Published(
             model=model,
             version=version,
+            variant=variant,
             channel=channel,
-            channel_version=self._channels(model, role)[channel],
+            channel_version=self._channels(model, role)[channel].version,
             sha256=target.hashes["sha256"],
             size_bytes=target.length,
             created=created,
-            path=self._target_path(target),
+            uri=self._storage.place(self._target_file(target)),
         )
 
-    # Signing: all in memory before the first write, so that a missing key stops a change in time.
+    # Changing.
 
-    def _check_vacant(self) -> None:
-        if self._memory_path.exists() and not self._exists():
-            raise RegistryError(
-                f"Registry of the keys in {self.keys} must be at {self.repository}; its timestamp.json is "
-                "missing. Restore the repository from a backup, or name another keys folder to begin anew."
-            )
-        if any(self._metadata.glob("*.json")) and not self.root_path.exists():
-            raise RegistryError(
-                f"{self._metadata} must be empty or made with the keys in {self.keys}; it holds other "
-                "metadata. Name another folder."
-            )
-
-    def _create(self) -> None:
-        self._check_vacant()
-        now, writes, signers = _now(), [], {}
-        for name in _TOP_ROLES:
-            signers[name], made = self._signer_on_first_use(name)
-            writes += made
-        if self.root_path.exists():
-            content = self._trusted_root()
-            root, _ = load_root(self._metadata, content, where=str(self.root_path))
-            signers = {name: self._signer(name, root, root) for name in _TOP_ROLES}
-        else:
-            root = Root(expires=now + ROOT_LIFETIME, consistent_snapshot=True)
-            for name in _TOP_ROLES:
-                root.add_key(signers[name].public_key, name)
-            content = _sign(root, signers[Root.type])
-            writes.append(_Write(self.root_path, content))
-        targets = Targets(expires=now + TARGETS_LIFETIME, delegations=Delegations({}, {}))
-        targets_json = _sign(targets, signers[Targets.type])
-        meta = {"targets.json": MetaFile.from_data(1, targets_json, ["sha256"])}
-        snapshot_json = _sign(Snapshot(expires=now + SNAPSHOT_LIFETIME, meta=meta), signers[Snapshot.type])
-        timestamp_json = _sign(
-            Timestamp(
-                expires=now + TIMESTAMP_LIFETIME,
-                snapshot_meta=MetaFile.from_data(1, snapshot_json, ["sha256"]),
-            ),
-            signers[Timestamp.type],
-        )
-        writes += [
-            _Write(self._metadata / "1.root.json", content),
-            _Write(self._metadata / "1.targets.json", targets_json),
-            _Write(self._metadata / "1.snapshot.json", snapshot_json),
-            _Write(self._timestamp_path, timestamp_json),
-            _Write(self._memory_path, timestamp_json),
-        ]
-        self._write_all(writes, seen_at=self._timestamp_path)
-
-    def _commit_targets(
-        self, chain: Chain, model: str, role: Targets, added: Sequence[tuple[TargetFile, bytes]]
-    ) -> None:
-        now, name = _now(), names.role_name(model)
-        changed: dict[str, Targets] = {}
-        writes: list[_Write] = []
-        signers: dict[str, CryptoSigner] = {}
-        targets = {**role.targets, **{target.path: target for target, _ in added}}
-        if model in chain.models():
-            changed[name] = _next_targets(role, targets, None, now)
-            signers[name] = self._signer(name, chain.root, chain.targets)
-        else:
-            signers[name], writes = self._signer_on_first_use(name)
-            changed[name] = Targets(expires=now + TARGETS_LIFETIME, targets=targets)
-            delegations = _delegating(chain.targets.delegations, model, signers[name])
-            changed[Targets.type] = _next_targets(chain.targets, chain.targets.targets, delegations, now)
-            signers[Targets.type] = self._signer(Targets.type, chain.root, chain.targets)
-        writes += [_Write(self._target_path(target), content) for target, content in added]
-        writes += self._signed_writes(chain, changed, signers, now, renews_snapshot=True)
-        self._write_all(writes, seen_at=self._timestamp_path)
-
-    def _signed_writes(
+    def _change_channels(
         self,
-        chain: Chain,
-        changed: Mapping[str, Targets],
-        signers: Mapping[str, CryptoSigner],
-        now: datetime.datetime,
-        *,
-        renews_snapshot: bool,
-    ) -> list[_Write]:
-        writes: list[_Write] = []
-        snapshot_meta = chain.timestamp.snapshot_meta
-        if renews_snapshot:
-            meta = dict(chain.snapshot.meta)
-            for name, role in changed.items():
-                content = _sign(role, signers[name])
-                meta[f"{name}.json"] = MetaFile.from_data(role.version, content, ["sha256"])
-                writes.append(_Write(self._metadata / f"{role.version}.{name}.json", content))
-            version = chain.snapshot.version + 1
-            snapshot = Snapshot(version=version, expires=now + SNAPSHOT_LIFETIME, meta=meta)
-            content = _sign(snapshot, self._signer(Snapshot.type, chain.root, chain.targets))
-            snapshot_meta = MetaFile.from_data(version, content, ["sha256"])
-            writes.append(_Write(self._metadata / f"{version}.snapshot.json", content))
-        timestamp = Timestamp(
-            version=chain.timestamp.version + 1,
-            expires=now + TIMESTAMP_LIFETIME,
-            snapshot_meta=snapshot_meta,
-        )
-        content = _sign(timestamp, self._signer(Timestamp.type, chain.root, chain.targets))
-        return [*writes, _Write(self._timestamp_path, content), _Write(self._memory_path, content)]
-
-    def _renew_root(self, root: Root, now: datetime.datetime) -> None:
-        newer = Root(
-            version=root.version + 1,
-            expires=now + ROOT_LIFETIME,
-            keys=root.keys,
-            roles=root.roles,
-            consistent_snapshot=True,
-        )
-        content = _sign(newer, self._signer(Root.type, root, root))
-        path = self._metadata / f"{newer.version}.root.json"
-        self._write_all([_Write(path, content)], seen_at=path)
-
-    def _signer(self, name: str, root: Root, targets: Root | Targets) -> CryptoSigner:
-        delegator = root if name in _TOP_ROLES else targets
-        return key_files.load_signer_for(self.keys, name, delegator.get_delegated_role(name))
-
-    def _signer_on_first_use(self, name: str) -> tuple[CryptoSigner, list[_Write]]:
-        path = key_files.key_path(self.keys, name)
-        if path.exists():  # left by a publisher that was interrupted before it signed with it
-            return key_files.load_signer(self.keys, name), []
-        signer = key_files.make_signer()
-        return signer, [_Write(path, signer.private_bytes, 0o600)]
-
-    # Writing.
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = self.repository / ".lock"
-        try:
-            self.repository.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RegistryError(
-                f"Registry folder {self.repository} must be writable; {error.strerror}. "
-                "Run as the user who owns it, or name another folder."
-            ) from error
-        try:
-            deadline = time.monotonic() + LOCK_TIMEOUT_S
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise RegistryError(
-                            f"Lock {path} must be free within {LOCK_TIMEOUT_S:.0f} s; another publisher "
-                            "holds it. Wait for it to end, or end it."
-                        ) from error
-                    time.sleep(0.01)
-            yield
-        finally:
-            os.close(handle)
-
-    def _write_all(self, writes: Sequence[_Write], *, seen_at: Path) -> None:
-        """Writes in order, reading each file back; removes what it made when it fails before `seen_at`."""
-        made: list[Path] = []
-        try:
-            self.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.repository, self._metadata, self.repository / "targets", self.keys):
-                folder.mkdir(exist_ok=True)
-                if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-                    raise RegistryError(
-                        f"Folder {folder} must be writable; it is not. Run as the user who owns it."
-                    )
-            for write in writes:
-                if not write.path.exists():
-                    made.append(write.path)
-                self._write(write.path, write.content, write.mode)
-                if _sha256(write.path.read_bytes()) != _sha256(write.content):
-                    raise RegistryError(
-                        f"{write.path} must hold what was written; it holds something else. Check the disk."
-                    )
-        except BaseException as error:
-            final = next(write for write in writes if write.path == seen_at)
-            if not _holds(seen_at, final.content):
-                for path in made:
-                    with contextlib.suppress(OSError):
-                        path.unlink()
-            if isinstance(error, OSError):
-                raise RegistryError(
-                    f"Registry must be writable; {error.filename or self.repository}: {error.strerror}. "
-                    "Free the space or run as the user who owns it, then publish again."
-                ) from error
-            raise
-
-    def _write(self, path: Path, content: bytes, mode: int) -> None:
-        """Writes one file so that it lasts; the only place that changes the disk."""
-        for leftover in path.parent.glob(f".{path.name}.*"):  # of a publisher that died; the lock is ours
-            leftover.unlink()
-        files.write_atomically(path, content, mode=mode)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        model: str,
+        change: Callable[[Targets], Mapping[str, tuple[Rollout, ...]]],
+        action: str,
+        note: str,
+    ) -> dict[str, ChannelRecord]:
+        """Signs what `change` makes of the model's role, and of its channels, in one commit."""
+        names.check_name("Model", model)
+        if not isinstance(note, str) or len(note) > MAX_NOTE_CHARACTERS:
+            raise ConfigError(f"Reason or note must be text of at most {MAX_NOTE_CHARACTERS} characters.")
+        self._check_exists()
+        with self._locked():
+            chain = self._load()
+            check_fresh(Root.type, chain.root, utc_now())
+            role = self._role_in(chain, model)
+            added = [
+                _next_channel(
+                    model, channel, role, self._channel(model, role, channel), rollouts, action, note
+                )
+                for channel, rollouts in change(role).items()
+            ]
+            self._commit(chain, {model: _with(role, added)}, added)
+            return self.channel_records(model)
 
 
 def _choose_version(
-    model: str, content: bytes, version: int | None, held: Mapping[int, VersionRecord], pointed: int | None
+    model: str,
+    content: bytes,
+    version: int | None,
+    variant: str,
+    held: Mapping[tuple[int, str], TargetFile],
+    record: ChannelRecord | None,
 ) -> tuple[int, bool]:
     """Returns the version to publish as, and whether it is new."""
-    sha256, newest = _sha256(content), max(held, default=0)
+    sha256, newest = sha256_of(content), max((of for of, _ in held), default=0)
     if version is None:
-        if pointed is not None and pointed in held and held[pointed].sha256 == sha256:
-            return pointed, False
-        return newest + 1, True
-    if version in held:
-        if held[version].sha256 != sha256:
+        last = max(_holding(content, variant, held), default=0)
+        return (last, False) if last and last >= (record.version if record else 0) else (newest + 1, True)
+    if (file := held.get((version, variant))) is not None:
+        if file.hashes["sha256"] != sha256:
             raise RegistryError(
                 f"Registry refused version {version} of '{model}': {version} already holds "
-                f"sha256:{held[version].sha256}; push a new version or the same bytes."
+                f"sha256:{file.hashes['sha256']}; push a new version or the same bytes."
             )
         return version, False
     if version < newest:
@@ -660,61 +693,73 @@ def _choose_version(
     return version, True
 
 
-def _versions(model: str, role: Targets) -> dict[int, VersionRecord]:
-    found = {names.version_in_path(model, path): target for path, target in role.targets.items()}
-    return {v: records.read_version(model, v, target) for v, target in found.items() if v is not None}
+def _holding(content: bytes, variant: str, held: Mapping[tuple[int, str], TargetFile]) -> set[int]:
+    """Returns the versions whose variant is `content`."""
+    sha256 = sha256_of(content)
+    return {of for (of, which), file in held.items() if (which, file.hashes["sha256"]) == (variant, sha256)}
 
 
-def _delegating(old: Delegations | None, model: str, signer: CryptoSigner) -> Delegations:
-    key, name = signer.public_key, names.role_name(model)
-    role = DelegatedRole(name, [key.keyid], 1, terminating=True, paths=names.delegated_paths(model))
-    known: Mapping[str, DelegatedRole] = (old.roles if old else None) or {}
-    return Delegations({**(old.keys if old else {}), key.keyid: key}, {**known, name: role})
+def _files(model: str, role: Targets) -> dict[tuple[int, str], TargetFile]:
+    found = {names.file_in_path(model, path): target for path, target in role.targets.items()}
+    return {key: target for key, target in found.items() if key is not None}
 
 
-def _next_targets(
-    old: Targets,
-    targets: Mapping[str, TargetFile],
-    delegations: Delegations | None,
-    now: datetime.datetime,
-) -> Targets:
-    return Targets(
-        version=old.version + 1,
-        expires=now + TARGETS_LIFETIME,
-        targets=dict(targets),
-        delegations=delegations,
-    )
+def _offerable(model: str, role: Targets) -> set[releases.FileKey]:
+    return {key for key, file in _files(model, role).items() if not records.withdrawn(file)}
 
 
-def _sign(signed: SignedT, signer: CryptoSigner) -> bytes:
-    metadata = Metadata(signed)
-    metadata.sign(signer)
-    return metadata.to_bytes()
+def _check_not_withdrawn(
+    model: str, content: bytes, version: int | None, held: Mapping[tuple[int, str], TargetFile]
+) -> None:
+    sha256 = sha256_of(content)
+    for (of, _), file in held.items():
+        if (said := records.withdrawn(file)) and (of == version or file.hashes["sha256"] == sha256):
+            raise RegistryError(
+                f"Registry refused these bytes as {_numbered(version)} of '{model}': version {of} was "
+                f"withdrawn: {said}. What is withdrawn is never offered again; publish another file."
+            )
 
 
-def _is_due(signed: Signed, lifetime: datetime.timedelta, now: datetime.datetime) -> bool:
-    return signed.expires - now < lifetime / 2
+def _numbered(version: int | None) -> str:
+    return "the next version" if version is None else f"version {version}"
 
 
-def _verified(file: str, name: str, signed: Signed, now: datetime.datetime) -> Verified:
+def _check_reason(reason: str) -> None:
+    if not isinstance(reason, str) or not reason.strip():
+        raise ConfigError(f"Reason must be said, it is kept in the channel's history; got {reason!r}.")
+
+
+def _with(role: Targets, added: Added) -> Targets:
+    return Targets(role.version, targets={**role.targets, **{target.path: target for target, _ in added}})
+
+
+def _next_channel(
+    model: str,
+    channel: str,
+    role: Targets,
+    previous: ChannelRecord | None,
+    rollouts: Iterable[Rollout],
+    action: str,
+    note: str = "",
+) -> tuple[TargetFile, bytes]:
+    path = names.channel_path(model, channel)
+    sha256 = role.targets[path].hashes["sha256"] if previous else ""
+    record = releases.next_record(model, channel, previous, sha256, rollouts, action=action, note=note)
+    content = record.to_json().encode()
+    return records.target(path, content), content
+
+
+def _numbers(versions: Iterable[int]) -> str:
+    found = sorted(set(versions))
+    shown = ", ".join(map(str, found[-10:])) or "none"
+    return f"... {shown}" if len(found) > 10 else shown
+
+
+def _verified(name: str, signed: Signed, now: datetime.datetime) -> Verified:
     check_fresh(name, signed, now)
-    return Verified(f"metadata/{file}", f"{name} version {signed.version}, until {signed.expires:%Y-%m-%d}")
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    try:
-        return path.read_bytes() == content
-    except OSError:
-        return False
+    what = f"{name} version {signed.version}, until {signed.expires:%Y-%m-%d}"
+    return Verified(metadata_path(name, signed.version), what)
 
 
 def _described(content: Any) -> str:
     return "none" if content == b"" else type(content).__name__
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)

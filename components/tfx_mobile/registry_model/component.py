@@ -8,8 +8,9 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from tfx_mobile.common.fingerprint import source_fingerprint
+from tfx_mobile.registry.backend import open_backend
 from tfx_mobile.registry.client import check_location
-from tfx_mobile.registry_model.config import RegistryModelConfig
+from tfx_mobile.registry_model.config import RegistryModelConfig, is_mirror
 from tfx_mobile.registry_model.executor import CURRENT_KEY, Driver, Executor
 
 
@@ -30,6 +31,9 @@ class RegistryModelSpec(types.ComponentSpec):
 class RegistryModel(base_component.BaseComponent):
     """What phones run now, as a Model: fetched from a registry and verified as a phone does it.
 
+    From a mirror (MLflow, a bucket, an OCI registry) it is only checked against the mirror's own hashes:
+    whoever may write there may write both. Its history is the current version alone.
+
     `model` holds the file as `Format-Serving/tflite` and, as custom properties, `version`, `sha256`,
     `figures` (what was signed with it) and `history` (JSON of `releases.Release`, oldest first, the version
     itself last). Before the first release its folder is empty and `first_release` is 1. A registry that is
@@ -39,14 +43,16 @@ class RegistryModel(base_component.BaseComponent):
     drivers, as the local one does. Kubeflow's runner does not: turn the cache off for this component there).
 
     Args:
-      registry: Folder of the registry, or its file://, http:// or https:// URL.
+      registry: Folder of the signed store, or its file://, http:// or https:// URL; or a mirror's URI, for
+        example mlflow+http://host:5000, without root and cache.
       model_name: Lower-case letters, digits and dashes.
       channel: What phones follow.
       root: The root file that is trusted; by default, for a folder, `<registry>.keys/root.json`.
       cache: Folder of what was seen of this registry, against rollback; by default one in the user's cache.
 
     Raises:
-      ConfigError: A name is not allowed, the registry is no folder and no such URL, or a URL has no root.
+      ConfigError: A name is not allowed, the registry is no folder and no such URL, a URL has no root, or a
+        mirror has one.
     """
 
     SPEC_CLASS = RegistryModelSpec
@@ -68,7 +74,10 @@ class RegistryModel(base_component.BaseComponent):
             root=os.fspath(root),
             cache=os.fspath(cache),
         )
-        check_location(config.registry)
+        if is_mirror(config.registry):
+            open_backend(config.registry)  # checks, reads nothing
+        else:
+            check_location(config.registry)
         super().__init__(
             spec=RegistryModelSpec(
                 config=config.to_json(),

@@ -6,6 +6,9 @@ import re
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.jsonable import Settings
 from tfx_mobile.registry import names
+from tfx_mobile.registry.backend import scheme_of
+
+_SIGNED_SCHEMES = ("", "file", "http", "https", "s3", "gs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +16,7 @@ class RegistryModelConfig(Settings):
     """One source.
 
     Attributes:
-      registry: A folder, or a file://, http:// or https:// URL.
+      registry: A folder, or a file://, http:// or https:// URL, of the signed store; or a mirror's URI.
       model_name: Lower-case letters, digits and dashes.
       channel: What phones follow, for example 'stable' or 'beta'.
       root: The root file that is trusted; empty takes `<registry>.keys/root.json`, for a folder only.
@@ -32,13 +35,24 @@ class RegistryModelConfig(Settings):
             raise ConfigError("registry must be a folder or a URL; got an empty path.")
         names.check_name("Model", self.model_name)
         names.check_name("Channel", self.channel)
-        if re.match(r"[^/]+://[^/]*@", self.registry):
+        if re.match(r"[^/]+:/+[^/]*@", self.registry):
             raise ConfigError(
                 "registry must be a URL without user or password, which ML Metadata keeps; got one with. "
                 "Serve the registry openly: its signatures are what is trusted."
             )
-        if "://" in self.registry and not self.root:
+        if is_mirror(self.registry):
+            if self.root or self.cache:
+                raise ConfigError(
+                    f"root and cache must be left out for {self.registry}, which signs nothing; got "
+                    f"{self.root or self.cache!r}. What it gives is checked against its own hashes only."
+                )
+        elif "://" in self.registry and not self.root:
             raise ConfigError(
                 f"root must name the root to trust for {self.registry}; got none. Take root.json from the "
                 "keys folder of whoever publishes there."
             )
+
+
+def is_mirror(registry: str) -> bool:
+    """Returns whether the registry is another than the signed store, asked as `backend.Backend` says."""
+    return scheme_of(registry) not in _SIGNED_SCHEMES

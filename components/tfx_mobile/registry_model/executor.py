@@ -15,6 +15,7 @@ from tfx.types import artifact_utils
 
 from tfx_mobile.common import artifacts, files, jsonable
 from tfx_mobile.common.errors import RegistryError, TfxMobileError
+from tfx_mobile.registry.records import VersionRecord
 from tfx_mobile.registry_model import lookup
 from tfx_mobile.registry_model.config import RegistryModelConfig
 
@@ -67,22 +68,34 @@ class Executor(base_executor.BaseExecutor):
         model.set_string_custom_property("channel", config.channel)
         model.set_string_custom_property(artifacts.HISTORY_PROPERTY, lookup.history_json(found.records))
         model.set_int_custom_property(artifacts.FIRST_RELEASE_PROPERTY, int(not found.records))
+        if found.resolved is not None:
+            _write(model, config, found.records[-1], found.resolved.content)
+            return
         if found.client is None or not found.records:
             model.set_string_custom_property(artifacts.REASON_PROPERTY, found.reason)
             logging.warning("This is the first release of %s: %s.", config.model_name, found.reason)
             return
         record = found.records[-1]
-        fetched = found.client.fetch(config.model_name, config.channel, version=record.version)
+        fetched = found.client.fetch(
+            config.model_name,
+            config.channel,
+            version=record.version,
+            variant=record.variant,
+            fall_back=False,
+        )
         content = fetched.path.read_bytes()
         if hashlib.sha256(content).hexdigest() != record.sha256:
             raise RegistryError(
                 f"{fetched.path} must have sha256 {record.sha256}, which was signed; it was changed after it "
                 "was fetched. Remove the file and run the pipeline again."
             )
-        files.write_atomically(artifacts.serving_folder(model) / artifacts.TFLITE_FILE, content)
-        model.set_int_custom_property("version", record.version)
-        model.set_string_custom_property("sha256", record.sha256)
-        model.set_string_custom_property(
-            artifacts.FIGURES_PROPERTY, jsonable.dumps(record.metadata.get("figures", {}))
-        )
-        logging.info("Phones run version %d of %s.", record.version, config.model_name)
+        _write(model, config, record, content)
+
+
+def _write(model: types.Artifact, config: RegistryModelConfig, record: VersionRecord, content: bytes) -> None:
+    files.write_atomically(artifacts.serving_folder(model) / artifacts.TFLITE_FILE, content)
+    model.set_int_custom_property("version", record.version)
+    model.set_string_custom_property("sha256", record.sha256)
+    figures = jsonable.dumps(record.metadata.get("figures", {}))
+    model.set_string_custom_property(artifacts.FIGURES_PROPERTY, figures)
+    logging.info("Phones run version %d of %s.", record.version, config.model_name)

@@ -1,8 +1,8 @@
 """What a channel of a registry holds now, or that nothing was released yet: verified, never guessed.
 
-Nothing was released yet when a registry that verifies has signed no such channel, or when there is neither
-a registry nor a root of one. Anything between is an error. Knows no TFX and writes nothing but the client's
-cache.
+Nothing was released yet when a registry that verifies has signed no such channel, when there is neither a
+registry nor a root of one, or when a mirror says so. Anything between is an error. Knows no TFX and
+writes nothing but the client's cache.
 """
 
 import dataclasses
@@ -16,9 +16,11 @@ from typing import Any
 from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.common.releases import Release
+from tfx_mobile.registry.adapter import NothingReleased
+from tfx_mobile.registry.backend import Resolved, open_backend
 from tfx_mobile.registry.client import Client, default_cache
 from tfx_mobile.registry.records import VersionRecord
-from tfx_mobile.registry_model.config import RegistryModelConfig
+from tfx_mobile.registry_model.config import RegistryModelConfig, is_mirror
 
 _TOO_LARGE = 2**63
 _LOCK = ".lock"  # all that a publisher leaves that was interrupted before its first write
@@ -29,14 +31,16 @@ class Current:
     """What a channel holds.
 
     Attributes:
-      client: It has verified this; None when there is no registry.
+      client: It has verified this; None when there is no registry, and of a mirror.
       records: Of the channel's version, last, and of those before it; empty before the first release.
       reason: Why there are none.
+      resolved: What a mirror gave, its hash checked; None when it gave nothing, and of the signed store.
     """
 
     client: Client | None
     records: tuple[VersionRecord, ...]
     reason: str = ""
+    resolved: Resolved | None = None
 
     @property
     def key(self) -> str:
@@ -46,19 +50,42 @@ class Current:
 
 
 def look_up(config: RegistryModelConfig) -> Current:
-    """Reads and verifies what the channel holds; fetches no model.
+    """Reads and verifies what the channel holds; fetches no model but from a mirror.
 
     Raises:
       ConfigError: The root or the cache cannot be used.
       RegistryError: The registry is gone, cannot be reached, has expired, is older than it was, or is not as
         it was signed.
     """
+    if is_mirror(config.registry):
+        return _mirrored(config)
     client = _client(config)
     if client is None:
         return Current(None, (), f"there is no registry at {config.registry} yet")
     found = client.releases(config.model_name, config.channel)
-    reason = "" if found else f"the registry has no channel '{config.channel}' of '{config.model_name}' yet"
+    reason = "" if found else f"channel '{config.channel}' of '{config.model_name}' offers nothing yet"
     return Current(client, found, reason)
+
+
+def _mirrored(config: RegistryModelConfig) -> Current:
+    """Reads what a registry without signatures gives; it keeps no record of each earlier version."""
+    backend = open_backend(config.registry)
+    try:
+        resolved = backend.resolve(config.model_name, config.channel)
+    except NothingReleased:
+        return Current(None, (), f"channel '{config.channel}' of '{config.model_name}' offers nothing yet")
+    events = backend.history(config.model_name, config.channel)
+    offered = [event.unix_s for event in events if event.version == resolved.version]
+    record = VersionRecord(
+        model=config.model_name,
+        version=resolved.version,
+        variant=resolved.variant,
+        sha256=resolved.sha256,
+        size_bytes=len(resolved.content),
+        published_unix_s=offered[0] if offered else 0,
+        metadata=resolved.metadata,
+    )
+    return Current(None, (record,), resolved=resolved)
 
 
 def release(record: VersionRecord) -> Release:

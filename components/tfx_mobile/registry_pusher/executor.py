@@ -1,7 +1,7 @@
 """The driver, which tells TFX's cache what the registry holds, and Do(): check blessings, publish, record."""
 
+import dataclasses
 import hashlib
-import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,19 @@ from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils
 
 from tfx_mobile.common import artifacts, files, jsonable
-from tfx_mobile.common.errors import TfxMobileError
+from tfx_mobile.common.errors import DataError, RegistryError, TfxMobileError
 from tfx_mobile.registry import records
+from tfx_mobile.registry.adapter import NothingReleased
+from tfx_mobile.registry.backend import Backend, Published, scheme_of
 from tfx_mobile.registry.store import Registry
-from tfx_mobile.registry_pusher.config import PusherConfig
+from tfx_mobile.registry.targeting import EVERYONE_PERMILLE
+from tfx_mobile.registry_pusher import core
+from tfx_mobile.registry_pusher.config import PusherConfig, open_registry
+from tfx_mobile.size_latency_evaluator.evaluation import Evaluation
 
 CURRENT_KEY = "current"
 UPSTREAM_KEY = "needs_upstream_blessing"
-# A local path of two parts or more, of which only the last is anybody else's business.
-_LOCAL_PATH = re.compile(r"(?:(?<=[\s'\"(=,;])|^)(?:file://)?/(?:[^\s/'\",;:()]+/)+(?=[^\s/'\",;:()]*)")
+EVALUATION_KEY = "has_evaluation"
 
 
 class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
@@ -70,26 +74,23 @@ class Executor(base_executor.BaseExecutor):
             return
         (blessing,) = input_dict["blessing"]
         content = artifacts.tflite_file(model).read_bytes()
-        metadata = records.checked_metadata(self._metadata(model, blessing))  # before a registry is made
-        registry = Registry.open_or_create(Path(config.registry), Path(config.keys) if config.keys else None)
-        published = registry.publish(
-            config.model_name,
-            content,
-            channel=config.channel,
-            metadata=metadata,
-        )
+        needs = core.file_needs(content)
+        evaluation = _evaluation(input_dict, exec_properties, content)
+        published = _publish(config, content, needs, evaluation, self._metadata(model, blessing))
         files.write_atomically(Path(pushed.uri) / artifacts.TFLITE_FILE, content)
         pushed.set_int_custom_property("pushed", 1)
         pushed.set_string_custom_property("pushed_destination", config.registry)
         pushed.set_string_custom_property("pushed_version", str(published.version))
+        pushed.set_string_custom_property("sha256", published.sha256)
         logging.info("%s is version %d in %s.", config.model_name, published.version, config.registry)
 
     def _metadata(self, model: types.Artifact, blessing: types.Artifact) -> dict[str, Any]:
-        """What is signed with the version: figures, verdict, override, where it came from; no local paths."""
+        """What is said with the version: figures, verdict, override, where it came from; no local paths."""
         context = self._context
+        verdict = blessing.get_string_custom_property(artifacts.VERDICT_PROPERTY)
         found = {
             "figures": _json_property(model, artifacts.FIGURES_PROPERTY),
-            "verdict": _LOCAL_PATH.sub("", blessing.get_string_custom_property(artifacts.VERDICT_PROPERTY)),
+            "verdict": core.without_local_paths(verdict),
             "pipeline": context.pipeline_info.id if context and context.pipeline_info else "",
             "pipeline_run": context.pipeline_run_id if context and context.pipeline_run_id else "",
             "model_artifact": str(model.id),
@@ -103,6 +104,87 @@ class Executor(base_executor.BaseExecutor):
         return found
 
 
+def _evaluation(
+    input_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any], content: bytes
+) -> Evaluation | None:
+    """Returns the evaluation of `content`, without local paths; None when none is wired."""
+    found = input_dict.get("evaluation") or []
+    if not exec_properties.get(EVALUATION_KEY):
+        return None
+    if len(found) != 1:
+        raise DataError(f"There must be one evaluation of a model that is pushed with one; got {len(found)}.")
+    evaluation = core.load_evaluation(found[0].uri)
+    core.check_evaluated(evaluation, content)
+    return evaluation
+
+
+def _publish(
+    config: PusherConfig,
+    content: bytes,
+    needs: core.Needs,
+    evaluation: Evaluation | None,
+    metadata: dict[str, Any],
+) -> Published:
+    """Publishes with everything there is to say, and reads back; a registry is made at the last moment."""
+    said = records.checked_metadata(
+        metadata
+        | {"runtime": {**dataclasses.asdict(needs), "required_ops": list(needs.required_ops)}}
+        | ({"gates": core.gates(evaluation)} if evaluation else {})
+    )
+    beside = core.attachments(evaluation) if evaluation else {}
+    backend = open_registry(config, attachments=bool(beside))
+    targeting = config.targeting
+    if backend.capabilities.targeting:
+        targeting = core.completed(targeting, needs)
+    if isinstance(backend, Registry):
+        backend = Registry.open_or_create(config.registry, config.keys or None)
+    published = backend.publish(
+        config.model_name,
+        content,
+        version=config.version,
+        variant=config.variant,
+        channel=config.channel,
+        metadata=said,
+        rollout_permille=config.rollout_permille,
+        targeting=targeting,
+        attachments=beside,
+    )
+    _check_published(backend, config, published, content)
+    if not published.created:
+        logging.info(
+            "%s holds these bytes already, as version %d; what it says of them and whom it offers them to is "
+            "as it was.",
+            config.registry,
+            published.version,
+        )
+    return published
+
+
+def _check_published(backend: Backend, config: PusherConfig, published: Published, content: bytes) -> None:
+    """Reads back what phones can fetch now.
+
+    A backend reads back itself when it publishes. Here once more by the way a phone takes, where there is one
+    without being a particular phone.
+    """
+    wanted, found = hashlib.sha256(content).hexdigest(), published.sha256
+    if found == wanted and not scheme_of(published.uri):
+        found = hashlib.sha256(Path(published.uri).read_bytes()).hexdigest()
+    elif found == wanted and config.rollout_permille == EVERYONE_PERMILLE:
+        resolved = backend.resolve(config.model_name, config.channel)
+        if (resolved.version, resolved.variant) == (published.version, published.variant):
+            found = hashlib.sha256(resolved.content).hexdigest()
+        elif published.created and resolved.version < published.version:
+            raise RegistryError(
+                f"Channel '{config.channel}' of '{config.model_name}' must give version {published.version}, "
+                f"which was published to {config.registry}; it gives {resolved.version}. Publish again."
+            )
+    if found != wanted:
+        raise RegistryError(
+            f"Version {published.version} of '{config.model_name}' must hold sha256 {wanted} in "
+            f"{config.registry}; it holds {found}. Withdraw it, check the registry and publish again."
+        )
+
+
 def _json_property(artifact: types.Artifact, key: str) -> Any:
     text = artifact.get_string_custom_property(key)
     return jsonable.loads(text, where=f"property '{key}'") if text else {}
@@ -110,15 +192,31 @@ def _json_property(artifact: types.Artifact, key: str) -> Any:
 
 def _current(config: PusherConfig) -> str:
     """Returns what the channel holds; where it is nothing or not known, text that was never there before."""
-    registry = Registry(Path(config.registry), Path(config.keys) if config.keys else None)
     try:
-        if registry.root_path.exists() and config.model_name in registry.models():
-            version = registry.channels(config.model_name).get(config.channel)
-            for record in registry.versions(config.model_name):
-                if record.version == version:
-                    content = f"{record.model} {config.channel} {record.version} {record.sha256}"
-                    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+        backend = open_registry(config, attachments=False)
+        held = _held(backend, config.model_name, config.channel)
+        if held:
+            content = jsonable.dumps([config.model_name, config.channel, *held])
+            return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
     except TfxMobileError as error:
         # The executor meets the same error and fails as components do; a driver would leave no trace.
         logging.warning("What the registry holds is not known: %s", error)
     return f"unknown:{uuid.uuid4()}"
+
+
+def _held(backend: Backend, model: str, channel: str) -> list[Any]:
+    """Returns what a channel offers and since when; nothing when there is no such channel."""
+    if not isinstance(backend, Registry):
+        try:
+            resolved = backend.resolve(model, channel)
+        except NothingReleased:
+            return []
+        events = [dataclasses.asdict(event) for event in backend.history(model, channel)[-1:]]
+        return [resolved.version, resolved.variant, resolved.sha256, *events]
+    if not backend.root_path.exists() or model not in backend.models():
+        return []
+    record = backend.channel_records(model).get(channel)
+    if record is None or not record.rollouts:
+        return []
+    versions = backend.versions(model)
+    return [record.to_json(), *(one.sha256 for one in versions if one.version == record.version)]

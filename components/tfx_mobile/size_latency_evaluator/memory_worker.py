@@ -1,9 +1,11 @@
 """The fresh process that looks at the memory one TFLite file takes. Needs what runner.py needs.
 
-The heap comes from glibc's own books (`mallinfo2`, glibc 2.33 and newer): unlike resident memory they are
-equal in every process, but for what depends on addresses (0.05 %, now and then 0.4 %). LiteRT's Python
-interpreter does not say how large its arena is, so that is what its own kernels' `allocate_tensors` takes
-from the heap; XNNPACK, which has memory of its own, is in the heap's figure only.
+The heap comes from glibc's own books (`mallinfo2`, glibc 2.33 and newer). Unlike resident memory they are
+equal to the byte in every process, since each has the same addresses: the process starts itself again with
+ADDR_NO_RANDOMIZE. Where Linux does not let it (a seccomp profile, as of some containers), they are equal but
+for what depends on addresses: 0.05 %, now and then 0.4 %. LiteRT's Python interpreter does not say how large
+its arena is, so that is what its own kernels' `allocate_tensors` takes from the heap; XNNPACK, which has
+memory of its own, is in the heap's figure only.
 """
 
 import ctypes

@@ -25,11 +25,15 @@ _KINDS = {"NUMBER_INTEGER": (int, float), "NUMBER_DOUBLE": (int, float), "STRING
 
 
 class Refused(Exception):  # noqa: N818 - says what happened
-    """An answer with an error: the HTTP status, and gRPC's message."""
+    """An answer with an error: the HTTP status, and gRPC's message; a page in its place is a proxy's."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, page: bytes = b"") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.page = status, page
+
+
+class Dropped(Exception):  # noqa: N818 - says what happened
+    """The connection ends without an answer."""
 
 
 @dataclasses.dataclass
@@ -64,6 +68,7 @@ class ApiServer:
     Args:
       fails: The task whose pod fails, or whose driver does when the name ends in `-driver`.
       log: Of the failing pod; None when the pod is gone.
+      template: That the failing pod was made from.
       token: That every question must bear.
       hangs: The runs never end.
       broken_answers: So many questions about a run get HTTP 503 first.
@@ -75,6 +80,7 @@ class ApiServer:
         *,
         fails: str = "",
         log: str | None = None,
+        template: str = "system-container-impl",
         token: str = "",
         hangs: bool = False,
         broken_answers: int = 0,
@@ -82,6 +88,8 @@ class ApiServer:
     ) -> None:
         self.fails, self.log, self.token, self.hangs = fails, log, token, hangs
         self.broken_answers, self.canceled = broken_answers, canceled
+        self.template = template
+        self.namespaces_of_experiments: list[str] = []
         self.pipelines: list[Pipeline] = []
         self.experiments: dict[str, str] = {}
         self.runs: list[Run] = []
@@ -142,6 +150,7 @@ class ApiServer:
 
     def _create_experiment(self, *, query: Any, body: bytes, headers: Any) -> Any:
         name = json.loads(body)["display_name"]
+        self.namespaces_of_experiments.append(json.loads(body).get("namespace", ""))
         self.experiments[name] = f"experiment-{len(self.experiments)}"
         return self._experiment_json(name)
 
@@ -168,9 +177,9 @@ class ApiServer:
         return {"run_id": run.id, "display_name": run.name, **step}
 
     def _log(self, run: str, pod: str, *, query: Any, body: bytes, headers: Any) -> bytes:
-        if self.log is None or pod != f"wf-system-container-impl-{_digest(self.fails)}":
+        if self.log is None or pod != f"wf-{self.template}-{_digest(self.fails)}":
             return json.dumps({"error_message": f"pods {pod!r} not found", "error_details": "..."}).encode()
-        return self.log.encode()
+        return self.log.encode(errors="surrogateescape")
 
     # What they share.
 
@@ -200,7 +209,7 @@ class ApiServer:
                 "child_tasks": [{"pod_name": child} for child in children],
             }
 
-        yield told("PENDING")
+        yield {"state": "PENDING"}
         node("root-driver", "SUCCEEDED", 0, 1)
         node("root", "RUNNING", 1, None)
         now = 1
@@ -259,7 +268,10 @@ def serve(state: ApiServer) -> ThreadingHTTPServer:
                 found, status = state.answer(self.command, self.path, body, self.headers), 200
             except Refused as error:
                 code = {401: 16, 404: 5, 409: 6}.get(error.status, 3)
-                found, status = {"error": str(error), "message": str(error), "code": code}, error.status
+                found = error.page or {"error": str(error), "message": str(error), "code": code}
+                status = error.status
+            except Dropped:
+                return
             content = found if isinstance(found, bytes) else json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/plain" if isinstance(found, bytes) else "application/json")

@@ -1,6 +1,8 @@
 """Components that do next to nothing, for tasks of the stand-in. Imported by their own name."""
 
+import contextlib
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -36,22 +38,29 @@ class EverythingSpec(types.ComponentSpec):
 
 
 class EverythingExecutor(base_executor.BaseExecutor):
-    """Writes what it was given; leaves the folder of `reduction` empty."""
+    """Writes what it was given; leaves the folder of `reduction` without files."""
 
     def Do(self, input_dict, output_dict, exec_properties):  # noqa: N802
         (model,) = output_dict["model"]
+        (reduction,) = output_dict["reduction"]
+        Path(reduction.uri, "folder").mkdir()
         seen = {name: [type(value).__name__, value] for name, value in exec_properties.items()}
         context = self._context
-        seen["run"] = [
+        seen["run"] = context.pipeline_info and [
             context.pipeline_info.id,
             context.pipeline_run_id,
             context.pipeline_node.node_info.id,
             str(model.id),
         ]
+        seen["tmp"] = self._context.get_tmp_path()
+        seen["flags"] = self._extra_flags
         Path(model.uri, "seen.json").write_text(json.dumps(seen))
         model.set_int_custom_property("count", 3)
         model.set_string_custom_property("note", "by hand")
         model.set_string_custom_property("made_of", model.uri)
+        model.set_string_custom_property("file", f"{model.uri}/seen.json")
+        model.set_string_custom_property("older", f"{model.uri}-older")
+        model.set_string_custom_property("elsewhere", "gs://bucket/model")
         model.set_json_value_custom_property("parts", [1.0, 2.0])
         model.set_json_value_custom_property("object", {"a": 1.0})
 
@@ -78,6 +87,9 @@ def Look(  # noqa: N802
         "count": model.get_int_custom_property("count"),
         "note": model.get_string_custom_property("note"),
         "made_of_is_its_uri": model.get_string_custom_property("made_of") == model.uri,
+        "file_is_here": Path(model.get_string_custom_property("file")).is_file(),
+        "older": model.get_string_custom_property("older"),
+        "elsewhere": model.get_string_custom_property("elsewhere"),
         "parts": model.get_json_value_custom_property("parts"),
         "object": model.get_json_value_custom_property("object"),
         "type": type(reduction).__name__,
@@ -93,6 +105,7 @@ def Rows(  # noqa: N802
     pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     with pipeline as p:
+        Path(examples.uri, "runner").write_text(type(p.runner).__name__)
         rows = p | beam.Create([1, 2, 3]) | beam.Map(str)
         rows | beam.io.WriteToText(str(Path(examples.uri, "numbers")), shard_name_template="")
 
@@ -124,12 +137,23 @@ def Fail(  # noqa: N802
 
 @tfx.dsl.components.component
 def Patient(  # noqa: N802
-    model: tfx.dsl.components.OutputArtifact[Model], flag: tfx.dsl.components.Parameter[str]
+    model: tfx.dsl.components.OutputArtifact[Model],
+    flag: tfx.dsl.components.Parameter[str],
+    cleaning: tfx.dsl.components.Parameter[str] = "",
 ) -> None:
-    """Says by a file that it runs, waits for ever, and says by another that it could clean up."""
+    """Says by a file that it runs, waits for ever whatever errors there are, and says that it cleans up.
+
+    A `stubborn` one never ends with that; a `deaf` one takes no signal any more, like a container's first
+    process.
+    """
     try:
         Path(flag).with_suffix(".started").touch()
         while True:
-            time.sleep(0.05)
+            with contextlib.suppress(Exception):
+                time.sleep(0.05)
     finally:
+        if cleaning == "deaf":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Path(flag).with_suffix(".cleaned").touch()
+        while cleaning == "stubborn":
+            time.sleep(0.05)

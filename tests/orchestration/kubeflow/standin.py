@@ -1,16 +1,19 @@
 """Runs a compiled pipeline as open-source Kubeflow Pipelines 2.5 to 2.17 would, without a cluster.
 
-Follows backend/src/v2/driver (inputs are resolved, outputs provisioned) and backend/src/v2/component (the
-launcher: inputs are downloaded, placeholders filled in, the command run, outputs uploaded). Each task is a
+Follows backend/src/v2/driver (inputs are resolved, outputs provisioned, what was done before taken from the
+cache) and backend/src/v2/component (the launcher: inputs are downloaded, placeholders filled in, the command
+run, outputs uploaded; the importer: a URI becomes an artifact, and nothing is looked at). Each task is a
 process of its own and has a folder of its own in place of `/`: what a task needs and the launcher does not
 bring is not there. The object store is a folder that keeps files only, as object stores do.
 
 Stricter than the server where a task's fault would pass there unseen: a task must say what it put out, under
-the URIs that it was given. Caching, conditions, loops and importers are not followed; they are refused.
+the URIs that it was given. Refused, since no file that `tfx-mobile compile` writes can have them: conditions,
+loops, tasks of tasks, output parameters and parameters from them.
 """
 
 import concurrent.futures
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -43,9 +46,10 @@ class TaskRun:
     Attributes:
       status: Its exit status; 0 when it finished.
       log: Standard output and error.
-      invocation: The ExecutorInput that it got.
+      invocation: The ExecutorInput that it got; of an importer, which gets none, empty.
       artifacts: By output key, as later tasks get them: without a type.
       pod: What stands for `/` in it.
+      cached: Whether it was not run, as an earlier run's outputs were taken.
     """
 
     status: int
@@ -53,11 +57,12 @@ class TaskRun:
     invocation: Mapping[str, Any]
     artifacts: Mapping[str, Mapping[str, Any]]
     pod: Path
+    cached: bool = False
 
 
 @dataclass
 class StandIn:
-    """A server with an object store.
+    """A server with an object store, and a cache over its runs.
 
     Attributes:
       folder: Where the object store and the pods are.
@@ -65,6 +70,8 @@ class StandIn:
       publish_logs: Whether tasks get the output for their log, as they do by default.
       workers: How many tasks run at once.
       environment: More variables for the tasks.
+      cache: Outputs of the tasks that ended well and may be cached, by fingerprint.
+      imported: Artifacts that importers made, by URI and properties.
     """
 
     folder: Path
@@ -72,6 +79,8 @@ class StandIn:
     publish_logs: bool = True
     workers: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)
+    cache: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    imported: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def store(self) -> Path:
@@ -81,6 +90,16 @@ class StandIn:
     def stored(self, uri: str) -> Path:
         """Where the object store keeps what a URI names."""
         return self.store / uri.removeprefix(f"{self.scheme}://")
+
+    def root_inside(self, pod: Path) -> str:
+        """What a task has for `/`: the pod's folder, which the task is told of by a variable."""
+        return str(pod)
+
+    def said(self, run: TaskRun) -> dict[str, Any]:
+        """Returns what a task wrote for the launcher: an ExecutorOutput."""
+        uri = uris.to_uri(run.invocation["outputs"]["outputFile"], self.root_inside(run.pod))
+        found: dict[str, Any] = json.loads(Path(uris.to_local(uri, str(run.pod))).read_text())
+        return found
 
     def run(self, spec: Mapping[str, Any], parameters: Mapping[str, Any] | None = None) -> dict[str, TaskRun]:
         """Runs the tasks, independent ones at once, to the end or to the first failure.
@@ -121,8 +140,12 @@ class StandIn:
         done: Mapping[str, TaskRun],
     ) -> TaskRun:
         component = spec["components"][task["componentRef"]["name"]]
-        container = _container(spec, component, name, task)
+        executor = _executor(spec, component, name, task)
         pod = self.folder / "pods" / name
+        if "importer" in executor:
+            artifacts = self._import(executor["importer"], component, task, given)
+            return TaskRun(0, "", {}, artifacts, pod)
+        container = executor["container"]
         invocation = {
             "inputs": {
                 "parameterValues": _task_parameters(task, given, name),
@@ -130,6 +153,11 @@ class StandIn:
             },
             "outputs": self._provisioned(name, component, spec["pipelineInfo"]["name"], pod),
         }
+        fingerprint = _fingerprint(invocation, container, spec["pipelineInfo"]["name"])
+        may_be_cached = task.get("cachingOptions", {}).get("enableCache", False)
+        if may_be_cached and fingerprint in self.cache:
+            return TaskRun(0, "", invocation, self.cache[fingerprint], pod, cached=True)
+        shutil.rmtree(pod, ignore_errors=True)  # of an earlier run
         self._download(invocation["inputs"]["artifacts"], pod)
         for artifact in _artifacts(invocation["outputs"]):
             _local(artifact, pod).parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +170,31 @@ class StandIn:
         if LOGS in invocation["outputs"]["artifacts"]:
             _local(invocation["outputs"]["artifacts"][LOGS]["artifacts"][0], pod).write_text(log)
         artifacts = {} if status else self._collected(name, invocation["outputs"], pod)
+        if may_be_cached and not status:
+            self.cache[fingerprint] = artifacts
         return TaskRun(status, log, invocation, artifacts, pod)
+
+    def _import(
+        self,
+        importer: Mapping[str, Any],
+        component: Mapping[str, Any],
+        task: Mapping[str, Any],
+        given: Mapping[str, Any],
+    ) -> dict[str, dict[str, Any]]:
+        """Returns the artifact, as `ImportSpecToMLMDArtifact` and `findOrNewArtifactToImport` make it."""
+        (key,) = component["outputDefinitions"]["artifacts"]
+        source = importer["artifactUri"]
+        if "runtimeParameter" in source:
+            uri = given[task["inputs"]["parameters"][source["runtimeParameter"]]["componentInputParameter"]]
+        else:
+            uri = source["constant"]
+        if not uri.startswith(("gs://", "s3://", "minio://")):
+            raise Refused(f"no provider scheme found in artifact URI: {uri}")
+        metadata = {name: _through_mlmd(value) for name, value in importer.get("metadata", {}).items()}
+        same = json.dumps([uri, importer["typeSchema"], metadata], sort_keys=True)
+        if importer.get("reimport") or same not in self.imported:
+            self.imported[same] = _recorded(key, uri, metadata)
+        return {key: self.imported[same]}
 
     def _provisioned(
         self, name: str, component: Mapping[str, Any], pipeline: str, pod: Path
@@ -166,7 +218,7 @@ class StandIn:
                 for key, each in artifacts.items()
             },
             "parameters": {},
-            "outputFile": str(Path(uris.to_local(root, str(pod)), "output_metadata.json")),
+            "outputFile": str(Path(uris.to_local(root, self.root_inside(pod)), "output_metadata.json")),
         }
 
     def _download(self, inputs: Mapping[str, Any], pod: Path) -> None:
@@ -203,7 +255,7 @@ class StandIn:
 
     def _collected(self, name: str, outputs: Mapping[str, Any], pod: Path) -> dict[str, dict[str, Any]]:
         """Uploads the outputs and returns them as ML Metadata gives them to later tasks."""
-        path = Path(outputs["outputFile"])
+        path = Path(uris.to_local(uris.to_uri(outputs["outputFile"], self.root_inside(pod)), str(pod)))
         if not path.is_file():
             raise Refused(f"Task {name} must write {path}; it has not.")
         said = json.loads(path.read_text()).get("artifacts", {})
@@ -223,12 +275,7 @@ class StandIn:
                 raise Refused(f"Task {name} must make {local}; it has not.")
             self._upload(local, self.stored(artifact["uri"]))
             metadata = {property_: _through_mlmd(value) for property_, value in metadata.items()}
-            collected[key] = {
-                "name": str(uuid.uuid4().int % 10**6 + 1),
-                "uri": artifact["uri"],
-                "type": {"instanceSchema": ""},
-                "metadata": metadata | {"display_name": key, "store_session_info": "null"},
-            }
+            collected[key] = _recorded(key, artifact["uri"], metadata)
         return collected
 
     def _upload(self, local: Path, stored: Path) -> None:
@@ -238,6 +285,17 @@ class StandIn:
             shutil.copyfile(path, target)
 
 
+def documents(pipeline: Any, image: str = "none") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns PipelineSpec and PlatformSpec (empty if there is none) as `tfx-mobile compile` writes them."""
+    from tfx_mobile.orchestration.kubeflow import compiling
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compiling.compile_pipeline(pipeline, path, image=image)
+        spec, *platforms = yaml.safe_load_all(path.read_text())
+    return spec, platforms[0] if platforms else {}
+
+
 def compiled(pipeline: Any, command: list[str] | None = None) -> dict[str, Any]:
     """Returns the PipelineSpec of a TFX pipeline as `tfx-mobile compile` writes it.
 
@@ -245,14 +303,10 @@ def compiled(pipeline: Any, command: list[str] | None = None) -> dict[str, Any]:
       pipeline: A `tfx.dsl.Pipeline`.
       command: Of every task, in place of our entrypoint.
     """
-    from tfx_mobile.orchestration.kubeflow import compiling
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pipeline.yaml"
-        compiling.compile_pipeline(pipeline, path, image="none")
-        spec: dict[str, Any] = next(yaml.safe_load_all(path.read_text()))
+    spec, _ = documents(pipeline)
     for executor in spec["deploymentSpec"]["executors"].values():
-        executor["container"]["command"] = command or executor["container"]["command"]
+        if command and "container" in executor:
+            executor["container"]["command"] = command
     return spec
 
 
@@ -283,13 +337,42 @@ def _needs(task: Mapping[str, Any]) -> set[str]:
     )
 
 
-def _container(
+def _executor(
     spec: Mapping[str, Any], component: Mapping[str, Any], name: str, task: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    executor = spec["deploymentSpec"]["executors"][component["executorLabel"]]
-    if "container" not in executor or task.get("triggerPolicy", {}).get("condition"):
-        raise Refused(f"Task {name} is no plain container task: {sorted(executor)}.")
-    return dict(executor["container"])
+    """Returns what runs a task; anything but a container or an importer without a condition is refused."""
+    label = component.get("executorLabel", "")
+    executor: Mapping[str, Any] = spec["deploymentSpec"]["executors"].get(label, {})
+    odd = sorted({"triggerPolicy", "artifactIterator", "parameterIterator"} & task.keys())
+    if not executor.keys() & {"container", "importer"} or odd:
+        raise Refused(f"Task {name} is no plain container or importer: {sorted(executor) + odd}.")
+    return executor
+
+
+def _fingerprint(invocation: Mapping[str, Any], container: Mapping[str, Any], pipeline: str) -> str:
+    """Returns what the cache goes by: `GenerateCacheKey`; of artifacts their names, not what is in them."""
+    inputs, outputs = invocation["inputs"], invocation["outputs"]
+    parts = [
+        pipeline,
+        inputs["parameterValues"],
+        {key: [one["name"] for one in each["artifacts"]] for key, each in inputs["artifacts"].items()},
+        {
+            key: {part: value for part, value in each["artifacts"][0].items() if part != "uri"}
+            for key, each in outputs["artifacts"].items()
+        },
+        [container.get("image"), *container["command"], *container.get("args", [])],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _recorded(key: str, uri: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an artifact as ML Metadata gives it to later tasks: its id is its name, its type is gone."""
+    return {
+        "name": str(uuid.uuid4().int % 10**6 + 1),
+        "uri": uri,
+        "type": {"instanceSchema": ""},
+        "metadata": {**metadata, "display_name": key, "store_session_info": "null"},
+    }
 
 
 def _task_parameters(task: Mapping[str, Any], given: Mapping[str, Any], name: str) -> dict[str, Any]:

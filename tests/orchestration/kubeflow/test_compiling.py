@@ -428,8 +428,23 @@ def a_channel_from_nowhere(model):
 def an_importer_with_resources(model):
     from tfx import v1 as tfx
 
-    node = tfx.dsl.Importer(source_uri="/m", artifact_type=tfx.types.standard_artifacts.Model)
+    node = tfx.dsl.Importer(source_uri="gs://b/m", artifact_type=tfx.types.standard_artifacts.Model)
     return [with_resources(node.with_id("Imported"), Resources(cpu=1))]
+
+
+def an_importer_of_a_path(model):
+    from tfx import v1 as tfx
+
+    artifact_type = tfx.types.standard_artifacts.Model
+    return [tfx.dsl.Importer(source_uri="/models/7", artifact_type=artifact_type).with_id("Imported")]
+
+
+def a_condition(model):
+    from tests.orchestration.kubeflow import odd_components
+    from tfx import v1 as tfx
+
+    with tfx.dsl.Cond(model.future()[0].custom_property("good") == 1):
+        return [odd_components.Reader(model=model).with_id("Second")]
 
 
 def a_module_file(model):
@@ -525,6 +540,15 @@ def both_ways_of_resources(model):
             "Second: input 'model' must come from a component of this pipeline; got 'Elsewhere'. Add the",
         ),
         (an_importer_with_resources, "Imported: an Importer runs no code. Leave out its resources, volumes"),
+        (
+            an_importer_of_a_path,
+            "Imported: source_uri must begin with 'gs://', 's3://' or 'minio://' and a bucket, where the "
+            "launcher finds it; got '/models/7'. Upload it, or",
+        ),
+        (
+            a_condition,
+            "Second: a condition (Cond) is compiled by TFX with names of inputs that the task does ",
+        ),
         (a_module_file, "Trainer: module_file would be packed here, into the pipeline root. Put the module"),
         (
             a_function_that_is_not_there,

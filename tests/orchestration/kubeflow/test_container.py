@@ -1,30 +1,13 @@
-"""A task in the container of kubeflow/Dockerfile. Opt-in: building it takes minutes and gigabytes.
-
-`make image IMAGE=tfx-mobile:test CONTAINER_TOOL=podman`, then TFX_MOBILE_TEST_IMAGE=tfx-mobile:test. The tool
-is podman, or what TFX_MOBILE_TEST_CONTAINER_TOOL says (`docker`, `podman --runtime runc`).
-"""
+"""The image of kubeflow/Dockerfile: what is in it, and that it runs locked. Opt-in, as containers.py says."""
 
 import json
-import os
 import re
-import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.orchestration.kubeflow.containers import IMAGE, OPT_IN, TOOL, InContainers, run
 
-IMAGE = os.environ.get("TFX_MOBILE_TEST_IMAGE", "")
-TOOL = shlex.split(os.environ.get("TFX_MOBILE_TEST_CONTAINER_TOOL", "podman"))
-
-pytestmark = [
-    pytest.mark.skipif(
-        not IMAGE, reason="NOT TESTED: no container was run: TFX_MOBILE_TEST_IMAGE names no image (opt-in)"
-    ),
-    pytest.mark.skipif(
-        shutil.which(TOOL[0]) is None, reason=f"NOT TESTED: no container was run: there is no {TOOL[0]} here"
-    ),
-]
+pytestmark = OPT_IN
 
 IMPORT_ALL = """
 import importlib, json, pathlib, tfx_mobile
@@ -36,19 +19,19 @@ import taxi_fare.features, taxi_fare.model, taxi_fare.example_gen
 print(json.dumps(names))
 """
 
-
-def run(
-    *command: str, entrypoint: str = "", options: tuple[str, ...] = ()
-) -> "subprocess.CompletedProcess[str]":
-    """Runs a command in a container that is locked as KFP and our manifests lock it."""
-    locked = ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none", "--rm"]
-    chosen = [f"--entrypoint={entrypoint}"] if entrypoint else []
-    return subprocess.run(
-        [*TOOL, "run", *locked, *chosen, *options, IMAGE, *command],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+PROBE = """
+import json, os, pathlib, socket, sys
+secret = pathlib.Path("/secret/word")
+pathlib.Path("/claim/written").write_text(secret.read_text())
+found = dict(line.split(":\\t") for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+limits = [pathlib.Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
+seen = {name: found[name] for name in ("CapBnd", "NoNewPrivs")}
+seen["memory"] = [int(path.read_text()) for path in limits if path.exists()]
+seen["interfaces"] = [name for _, name in socket.if_nameindex()]
+seen["secret can be written"] = os.access(secret, os.W_OK)
+print(json.dumps(seen))
+pathlib.Path(json.loads(sys.argv[1])["outputs"]["outputFile"]).write_text("{}")
+"""
 
 
 def test_it_runs_as_the_user_by_number_and_owns_nothing_but_its_places() -> None:
@@ -105,3 +88,39 @@ def test_the_image_has_bytecode_and_no_compiler() -> None:
 def test_the_example_s_rows_are_in_the_image() -> None:
     done = run("-c", "ls -d /data/chicago/Split-*", entrypoint="sh")
     assert done.stdout.split() == ["/data/chicago/Split-eval", "/data/chicago/Split-train"]
+
+
+def test_a_task_of_the_stand_in_has_the_claim_secret_and_limit_of_the_file_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    container = {"image": IMAGE, "command": ["python", "-c", PROBE], "args": ["{{$}}"]}
+    spec = {
+        "pipelineInfo": {"name": "tiny"},
+        "components": {"look": {"executorLabel": "looks"}},
+        "deploymentSpec": {
+            "executors": {"looks": {"container": container | {"resources": {"memoryLimit": 0.256}}}}
+        },
+        "root": {"dag": {"tasks": {"look": {"componentRef": {"name": "look"}}}}},
+    }
+    mounts = {
+        "pvcMount": [{"constant": "claim", "mountPath": "/claim"}],
+        "secretAsVolume": [{"secretName": "secret", "mountPath": "/secret"}],
+    }
+    platform = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"looks": mounts}}}}}
+    volumes = {name: tmp_path / name for name in ("claim", "secret")}
+    for folder in volumes.values():
+        folder.mkdir()
+        folder.chmod(0o777)
+    (volumes["secret"] / "word").write_text("open")
+    (volumes["secret"] / "word").chmod(0o666)
+    run = InContainers(tmp_path / "server", volumes=volumes).asking(spec, platform).run(spec)["look"]
+    assert run.status == 0, run.log
+    assert (volumes["claim"] / "written").read_text() == "open"
+    assert (volumes["claim"] / "written").stat().st_uid == 10001
+    assert json.loads(run.log) == {
+        "CapBnd": "0000000000000000",
+        "NoNewPrivs": "1",
+        "memory": [256_000_000 // 4096 * 4096],
+        "interfaces": ["lo"],
+        "secret can be written": False,
+    }

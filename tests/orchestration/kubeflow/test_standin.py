@@ -138,15 +138,111 @@ def test_a_task_that_ends_well_without_what_was_asked_is_refused(tmp_path, befor
         StandIn(tmp_path).run(spec_of(before, after))
 
 
-def test_what_is_not_followed_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("executor", "task", "said"),
+    [
+        ({"resolver": {}}, {}, "['resolver']"),
+        ({"container": {}}, {"triggerPolicy": {"condition": "true"}}, "['container', 'triggerPolicy']"),
+        ({"container": {}}, {"parameterIterator": {}}, "['container', 'parameterIterator']"),
+    ],
+)
+def test_what_is_not_followed_is_refused(tmp_path, executor, task, said):
     spec = spec_of()
-    spec["deploymentSpec"]["executors"]["make"] = {"importer": {}}
-    with pytest.raises(Refused, match=re.escape("Task make is no plain container task: ['importer'].")):
+    spec["deploymentSpec"]["executors"]["make"] = executor
+    spec["root"]["dag"]["tasks"]["make"] |= task
+    with pytest.raises(Refused, match=re.escape(f"Task make is no plain container or importer: {said}.")):
         StandIn(tmp_path).run(spec)
+
+
+def test_output_parameters_are_refused(tmp_path):
+    spec = spec_of()
+    spec["components"]["make"]["outputDefinitions"]["parameters"] = {"total": {}}
+    with pytest.raises(Refused, match=re.escape("Task make has output parameters, which are not followed.")):
+        StandIn(tmp_path).run(spec)
+
+
+def test_tasks_that_wait_for_one_another_are_refused(tmp_path):
     spec = spec_of()
     spec["root"]["dag"]["tasks"]["make"]["dependentTasks"] = ["use"]
     with pytest.raises(Refused, match=re.escape("Tasks wait for one another: ['make', 'use'].")):
         StandIn(tmp_path).run(spec)
+
+
+def cached(runs):
+    return {name: run.cached for name, run in runs.items()}
+
+
+def test_a_task_is_taken_from_the_cache_while_its_inputs_are_the_same_artifacts_and_values(tmp_path):
+    server, spec = StandIn(tmp_path), spec_of()
+    server.run(spec)  # leaves nothing in the cache
+    tasks = spec["root"]["dag"]["tasks"]
+    for task in tasks.values():
+        task["cachingOptions"] = {"enableCache": True}
+    first = server.run(spec)
+    assert cached(first) == {"make": False, "use": False}
+    second = server.run(spec)
+    assert cached(second) == {"make": True, "use": True}
+    assert second["make"].artifacts == first["make"].artifacts
+    assert cached(server.run(spec, {"epochs": 5})) == {"make": False, "use": False}
+    spec["deploymentSpec"]["executors"]["use"]["container"]["image"] = "newer"
+    assert cached(server.run(spec)) == {"make": True, "use": False}
+    tasks["make"]["cachingOptions"]["enableCache"] = False
+    assert cached(server.run(spec)) == {"make": False, "use": False}
+
+
+def test_what_depends_on_a_task_that_is_not_cached_runs_again_though_its_output_is_the_same(tmp_path):
+    spec = spec_of()
+    spec["root"]["dag"]["tasks"]["use"]["cachingOptions"] = {"enableCache": True}
+    server = StandIn(tmp_path)
+    assert cached(server.run(spec)) == cached(server.run(spec)) == {"make": False, "use": False}
+
+
+def test_a_failed_task_is_not_cached(tmp_path):
+    spec = spec_of(before="sys.exit(3)")
+    spec["root"]["dag"]["tasks"]["make"]["cachingOptions"] = {"enableCache": True}
+    server = StandIn(tmp_path)
+    assert [server.run(spec)["make"].status for _ in range(2)] == [3, 3]
+
+
+def importing(uri, **more):
+    """Returns a pipeline whose only task imports `model`."""
+    model = {"artifactType": {"instanceSchema": "title: tfx.Model"}}
+    importer = {"artifactUri": {"constant": uri}, "typeSchema": model["artifactType"], **more}
+    return {
+        "pipelineInfo": {"name": "tiny"},
+        "components": {"get": {"executorLabel": "get", "outputDefinitions": {"artifacts": {"model": model}}}},
+        "deploymentSpec": {"executors": {"get": {"importer": importer}}},
+        "root": {
+            "inputDefinitions": {"parameters": {"from": {"defaultValue": "gs://b/other"}}},
+            "dag": {
+                "tasks": {
+                    "get": {
+                        "componentRef": {"name": "get"},
+                        "inputs": {"parameters": {"uri": {"componentInputParameter": "from"}}},
+                    }
+                }
+            },
+        },
+    }
+
+
+def test_an_importer_makes_one_artifact_of_a_uri_unless_it_reimports(tmp_path):
+    server = StandIn(tmp_path)
+    one, same = (server.run(importing("gs://b/m", metadata={"span": 3}))["get"].artifacts for _ in range(2))
+    assert (one["model"]["uri"], properties(one["model"])) == ("gs://b/m", {"span": 3.0})
+    assert same == one
+    changed = server.run(importing("gs://b/m", metadata={"span": 4}))["get"].artifacts
+    again = server.run(importing("gs://b/m", metadata={"span": 3}, reimport=True))["get"].artifacts
+    assert len({artifacts["model"]["name"] for artifacts in (one, changed, again)}) == 3
+
+
+def test_an_importer_s_uri_may_be_a_parameter_of_the_run_and_has_a_scheme(tmp_path):
+    spec = importing("")
+    spec["deploymentSpec"]["executors"]["get"]["importer"]["artifactUri"] = {"runtimeParameter": "uri"}
+    assert StandIn(tmp_path).run(spec)["get"].artifacts["model"]["uri"] == "gs://b/other"
+    assert StandIn(tmp_path).run(spec, {"from": "s3://b/m"})["get"].artifacts["model"]["uri"] == "s3://b/m"
+    with pytest.raises(Refused, match=re.escape("no provider scheme found in artifact URI: /m")):
+        StandIn(tmp_path).run(importing("/m"))
 
 
 def test_placeholders_are_filled_in(tmp_path):

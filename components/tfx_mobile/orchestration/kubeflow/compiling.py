@@ -23,6 +23,7 @@ from tfx import types
 from tfx.dsl.component.experimental import executor_specs
 from tfx.dsl.components.base import base_component, base_driver, base_node, executor_spec
 from tfx.dsl.components.common import importer, resolver
+from tfx.dsl.experimental.conditionals import conditional
 from tfx.dsl.placeholder import placeholder
 from tfx.orchestration import data_types
 from tfx.orchestration import pipeline as tfx_pipeline
@@ -214,6 +215,12 @@ def _problems(
             )
         if not vertex:
             yield from _task_problems(node)
+            if conditional.get_predicates(node, pipeline.dsl_context_registry):
+                yield (
+                    f"{node.id}: a condition (Cond) is compiled by TFX with names of inputs that the task "
+                    "does not have, so that the server fails. Take the component out of it: Pusher and "
+                    "RegistryPusher look at the blessing by themselves."
+                )
         elif node.id in mounted:
             yield f"{node.id}: Vertex AI knows no volumes and secrets of Kubernetes. Leave them out."
         yield from _channel_problems(node, nodes)
@@ -233,6 +240,12 @@ def _task_problems(node: base_node.BaseNode) -> Iterator[str]:
         yield (
             f"{node.id}: an id must be 1 to 120 of a-z, A-Z, 0-9 and '-', '-' not first, since Argo takes no "
             "other task. Give another with with_id()."
+        )
+    source = node.exec_properties.get(importer.SOURCE_URI_KEY)
+    if isinstance(node, importer.Importer) and isinstance(source, str) and not _STORED.match(source):
+        yield (
+            f"{node.id}: source_uri must begin with 'gs://', 's3://' or 'minio://' and a bucket, where the "
+            f"launcher finds it; got {source!r}. Upload it, or mount it and give the path as a parameter."
         )
     if node.exec_properties.get(standard_component_specs.MODULE_FILE_KEY):
         yield (
@@ -586,6 +599,7 @@ _INT_LIMIT = 2**53
 _PARAMETER_TYPES = (str, int, float, type(None), data_types.RuntimeParameter, message.Message)
 _PARAMETER_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _PIPELINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")  # of tfx...v2.pipeline_builder
+_STORED = re.compile(r"(gs|s3|minio)://[^/?]")  # of kubeflow/pipelines, objectstore.ParseBucketPathToConfig
 # Of Argo (workflowFieldNameFmt, 128 letters), which gets it with '-driver' at the end, too.
 _TASK_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]{0,119}")
 _TYPE_NAME = re.compile(r"[a-z][a-z0-9-_]{2,20}[.][A-Z][a-zA-Z0-9-_]{2,49}")  # of tfx...v2.compiler_utils

@@ -347,7 +347,7 @@ def _get(url: str, token: str) -> bytes:
 
 def _client(host: str, namespace: str, token: str) -> Any:
     kfp = _untyped("kfp")
-    if int(kfp.__version__.split(".")[0]) < 2:
+    if tuple(map(int, kfp.__version__.split(".")[:2])) < (2, 5):
         raise ConfigError(f"Deploying needs kfp 2.5 or newer; {kfp.__version__} is installed here.")
     with _quiet():
         return kfp.Client(host=host, namespace=namespace or "kubeflow", existing_token=token or None)

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
 from absl import logging
-from google.protobuf import json_format, message
+from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2  # type: ignore[import-untyped]
 from tfx import types
 from tfx.components.example_gen import base_example_gen_executor, driver
@@ -33,7 +33,7 @@ from tfx.orchestration.kubeflow.v2 import compiler_utils
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils as tfx_entrypoint
 from tfx.orchestration.portable import outputs_utils
 from tfx.proto.orchestration import pipeline_pb2
-from tfx.types import artifact_utils, standard_artifacts, standard_component_specs, value_artifact
+from tfx.types import standard_component_specs, value_artifact
 from tfx.utils import import_utils
 
 from tfx_mobile.common import files
@@ -109,6 +109,11 @@ def run(
     spec = _parsed(inputs_spec, pipeline_spec_pb2.ComponentInputsSpec(), _INPUTS_SPEC_FLAG)
     if not given.outputs.output_file:
         raise ConfigError("The invocation must name the file for the output's metadata; it names none.")
+    if given.outputs.parameters:
+        raise ConfigError(
+            f"A task must put out artifacts only; got the parameters {', '.join(given.outputs.parameters)}. "
+            "Compile the pipeline with tfx-mobile compile."
+        )
     place = _place(given)
     _add_types(given.inputs.artifacts, spec)
     _drop_unknown(given.outputs.artifacts)
@@ -122,12 +127,12 @@ def run(
         properties = _after_driver(properties, outputs)
     outputs_utils.make_output_dirs(outputs)
     logging.info("%s: inputs %s, outputs %s, parameters %s", executor_class_path, inputs, outputs, properties)
-    executor_class(_context(executor_class, given, place, beam_arguments)).Do(inputs, outputs, properties)
+    path = Path(given.outputs.output_file)
+    context = _context(executor_class, _folder(outputs) or str(path.parent), place, beam_arguments)
+    executor_class(context).Do(inputs, outputs, properties)
 
     outputs_utils.tag_output_artifacts_with_version(outputs)
-    written = _executor_output(given, outputs, mount_root)
-    path = Path(given.outputs.output_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    written = _executor_output(outputs, mount_root)
     files.write_atomically(path, json_format.MessageToJson(written).encode())
 
 
@@ -260,16 +265,16 @@ def _after_driver(properties: dict[str, Any], outputs: _Artifacts) -> dict[str, 
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _context(
-    executor_class: Any,
-    given: pipeline_spec_pb2.ExecutorInput,
-    place: uris.Place,
-    beam_arguments: Sequence[str],
-) -> Any:
-    folder = Path(given.outputs.output_file).parent
+def _folder(outputs: _Artifacts) -> str:
+    """Returns the folder that holds all outputs; empty when there is none, or more than one."""
+    found = {os.path.dirname(artifact.uri) for each in outputs.values() for artifact in each}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _context(executor_class: Any, folder: str, place: uris.Place, beam_arguments: Sequence[str]) -> Any:
     known = {
-        "tmp_dir": str(folder / ".temp"),  # beside the outputs: where they are shared, so is this
-        "unique_id": folder.name,
+        "tmp_dir": os.path.join(folder, ".temp"),  # beside the outputs: where they are shared, so is this
+        "unique_id": os.path.basename(folder),
         "pipeline_node": pipeline_pb2.PipelineNode(node_info={"id": place.task}) if place.task else None,
         "pipeline_info": pipeline_pb2.PipelineInfo(id=place.pipeline) if place.pipeline else None,
         "pipeline_run_id": place.run or None,
@@ -283,7 +288,7 @@ def _context(
 # after it
 
 
-def _executor_output(given: pipeline_spec_pb2.ExecutorInput, outputs: _Artifacts, mount_root: str) -> Any:
+def _executor_output(outputs: _Artifacts, mount_root: str) -> Any:
     """Returns the metadata of what was put out, with the URIs of the object store."""
     written = pipeline_spec_pb2.ExecutorOutput()
     for artifacts in outputs.values():
@@ -297,27 +302,11 @@ def _executor_output(given: pipeline_spec_pb2.ExecutorInput, outputs: _Artifacts
                 if value.HasField("string_value"):  # such as `current_model` of a blessing
                     value.string_value = uris.to_uri(value.string_value, mount_root)
         written.artifacts[key].CopyFrom(found)
-    for key in given.outputs.parameters:
-        written.parameter_values[key].CopyFrom(_parameter(key, outputs.get(key, [])))
     return written
 
 
 def _is_empty_folder(path: str) -> bool:
     return fileio.isdir(path) and not any(found for _, _, found in fileio.walk(path))
-
-
-def _parameter(key: str, found: Sequence[types.Artifact]) -> message.Message:
-    """Returns the value that a later task takes as a parameter."""
-    artifact = artifact_utils.get_single_instance(list(found)) if found else None
-    field = next((field for kind, field in _VALUE_FIELDS.items() if isinstance(artifact, kind)), None)
-    if artifact is None or field is None:
-        raise ConfigError(
-            f"Output {key!r} must be a string, integer, float or boolean to be another component's "
-            f"parameter; got {type(artifact).__name__}."
-        )
-    value = type(pipeline_spec_pb2.ExecutorOutput().parameter_values[key])()
-    setattr(value, field, artifact.read())
-    return value
 
 
 # how it ends
@@ -336,10 +325,13 @@ def _interrupted_by_signals() -> Iterator[None]:
     """Raises _Interrupted in the component on the first SIGTERM or SIGINT."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(number, signal.SIG_DFL)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
         raise _Interrupted(number)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
@@ -362,12 +354,6 @@ def _say(line: str) -> None:
 
 _INPUTS_SPEC_FLAG = "--json_serialized_inputs_spec_args"
 _SERVERS_TYPES = ("system.", "google.")
-_VALUE_FIELDS = {
-    standard_artifacts.String: "string_value",
-    standard_artifacts.Float: "number_value",
-    standard_artifacts.Integer: "number_value",
-    standard_artifacts.Boolean: "bool_value",
-}
 
 
 if __name__ == "__main__":

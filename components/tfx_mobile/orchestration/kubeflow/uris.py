@@ -10,7 +10,7 @@ from dataclasses import dataclass
 _FOLDERS = {"gs": "gcs", "s3": "s3", "minio": "minio"}
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # <pipeline root>/<pipeline>/<run>/<task>/<salt>/<output>; servers before 2.5 have no salt.
-_OUTPUT = re.compile(rf"(?:^|/)(?P<pipeline>[^/]+)/(?P<run>{_UUID})/(?P<task>[^/]+)(?:/{_UUID})?/[^/]+$")
+_OUTPUT = re.compile(rf"(?P<pipeline>[^/]+)/(?P<run>{_UUID})/(?P<task>[^/]+)(?:/{_UUID})?/[^/]+$")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,193 @@
+"""A web server that is slow, endless, somewhere else or a bomb: the phone ends it and keeps its model."""
+
+import gzip
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.registry.servers import Server, serving
+
+from tfx_mobile.common.errors import ConfigError, RegistryError
+from tfx_mobile.registry.client import Client
+from tfx_mobile.registry.store import Registry
+from tfx_mobile.registry.transport import Limits
+
+PATIENT = Limits(silence_s=20, total_s=20)
+
+
+@pytest.fixture
+def server(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving(registry.repository) as made:
+        yield made
+
+
+@pytest.fixture
+def client(registry: Registry, server: Server, tmp_path: Path) -> Client:
+    """A phone that has version 3; version 4 is there and has to come from the server."""
+    made = Client(server.url, root=registry.root_path, cache=tmp_path / "phone", limits=PATIENT)
+    made.fetch("taxi-fare", fall_back=False)
+    registry.publish("taxi-fare", b"four" * 100_000, metadata={}, delta=False)
+    return made
+
+
+def head(handler: Any, **headers: object) -> None:
+    handler.send_response(200)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), str(value))
+    handler.end_headers()
+
+
+class Tricks:
+    """What a server may do; each ends with the test, whatever the phone does."""
+
+    def __init__(self, server: Server) -> None:
+        self.ended = server.ended
+
+    def silent(self, handler: Any) -> bool:
+        self.ended.wait(20)
+        return True
+
+    def silent_after_the_head(self, handler: Any) -> bool:
+        head(handler, Content_Length=400_000)
+        handler.wfile.flush()
+        self.ended.wait(20)
+        return True
+
+    def drips(self, handler: Any) -> bool:
+        head(handler, Content_Length=400_000)
+        while not self.ended.wait(0.05):
+            handler.wfile.write(b" ")
+        return True
+
+    def drips_a_head(self, handler: Any) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while not self.ended.wait(0.05):
+            handler.wfile.write(b"x")
+        return True
+
+    def endless(self, handler: Any) -> bool:
+        head(handler, Connection="close")
+        handler.close_connection = True
+        while not self.ended.is_set():
+            handler.wfile.write(b" " * 65536)
+        return True
+
+    def endless_chunks(self, handler: Any) -> bool:
+        head(handler, Transfer_Encoding="chunked")
+        while not self.ended.is_set():
+            handler.wfile.write(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
+        return True
+
+    def endless_head(self, handler: Any) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not self.ended.is_set():
+            handler.wfile.write(b"X-More: " + b"x" * 1000 + b"\r\n")
+        return True
+
+    def gzip_bomb(self, handler: Any) -> bool:
+        packed = gzip.compress(bytes(10_000_000))
+        head(handler, Content_Encoding="gzip", Content_Length=len(packed))
+        handler.wfile.write(packed)
+        return True
+
+    def breaks_off(self, handler: Any) -> bool:
+        head(handler, Content_Length=400_000)
+        handler.wfile.write(b"x" * 1000)
+        handler.close_connection = True
+        return True
+
+    def is_no_web_server(self, handler: Any) -> bool:
+        handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        handler.close_connection = True
+        return True
+
+    def fails(self, handler: Any) -> bool:
+        handler.send_error(503)
+        return True
+
+    def forbids(self, handler: Any) -> bool:
+        handler.send_error(403)
+        return True
+
+
+LATE = "it took longer than 0.9 s"
+SILENT = "nothing came for 0.5 s"
+TOO_LONG = "a file differs from what was signed"
+
+
+@pytest.mark.parametrize(
+    ("trick", "metadata", "model"),
+    [
+        ("silent", SILENT, SILENT),
+        ("silent_after_the_head", SILENT, SILENT),
+        ("drips", LATE, LATE),
+        ("drips_a_head", LATE, LATE),
+        ("endless", TOO_LONG, TOO_LONG),
+        ("endless_chunks", TOO_LONG, TOO_LONG),
+        ("endless_head", "the server broke off", "broke off"),
+        ("gzip_bomb", "is sent with Content-Encoding 'gzip', which was not asked for", "'gzip'"),
+        ("breaks_off", "broke off", "broke off"),
+        ("is_no_web_server", "broke off", "broke off"),
+        ("fails", "a file is missing or not served: HTTP error 503", "HTTP error 503"),
+        ("forbids", "a file is missing or not served: HTTP error 403", "HTTP error 403"),
+    ],
+)
+def test_a_bad_server_is_ended_and_the_last_good_model_stays(
+    client: Client, server: Server, contents: dict[int, bytes], trick: str, metadata: str, model: str
+) -> None:
+    play = getattr(Tricks(server), trick)
+    limits = {LATE: Limits(silence_s=20, total_s=0.9), SILENT: Limits(silence_s=0.5, total_s=20)}
+    client.limits = limits.get(model, PATIENT)
+    for part, said in (("timestamp.json", metadata), (".model.tflite", model)):
+        server.trick = lambda handler, part=part: part in handler.path and play(handler)
+        kept = client.fetch("taxi-fare")
+        assert (kept.version, kept.path.read_bytes()) == (3, contents[3])
+        assert said in kept.problem
+    assert server.asked[-1][0].endswith(".model.tflite")
+    server.trick, client.limits = lambda handler: False, PATIENT
+    assert client.fetch("taxi-fare").version == 4
+
+
+def test_a_redirect_is_not_followed(client: Client, server: Server, registry: Registry) -> None:
+    with serving(registry.repository) as elsewhere:
+
+        def redirect(handler: Any) -> bool:
+            handler.send_response(302)
+            handler.send_header("Location", f"{elsewhere.url}{handler.path}")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return True
+
+        server.trick = redirect
+        with pytest.raises(RegistryError, match=re.escape("which is not followed; name the address")):
+            client.fetch("taxi-fare", fall_back=False)
+        assert client.fetch("taxi-fare").version == 3
+        assert elsewhere.asked == []
+
+
+def test_a_server_that_is_gone_leaves_the_last_good_model(client: Client, server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    client._url = f"http://127.0.0.1:{port}"
+    kept = client.fetch("taxi-fare")
+    assert kept.version == 3
+    assert "the server cannot be reached" in kept.problem
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"connect_s": 0}, "limits.connect_s must be a number of seconds above 0; got 0."),
+        ({"silence_s": float("nan")}, "limits.silence_s must be a number of seconds above 0; got nan."),
+        ({"total_s": float("inf")}, "limits.total_s must be a number of seconds above 0; got inf."),
+        ({"total_s": True}, "limits.total_s must be a number of seconds above 0; got True."),
+        ({"file_bytes": 0}, "limits.file_bytes must be an integer of at least 1; got 0."),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Limits(**limits)
