@@ -90,11 +90,15 @@ class Cable:
     """Connects a port of its own with a server, until the server is killed inside a query.
 
     Attributes:
+      server: At the other end.
       port: On 127.0.0.1; nobody answers there once it is cut.
+      deadlocks: So many of the next statements that make a table do not reach the server; they are answered
+        as the victim of a deadlock is.
     """
 
-    def __init__(self, server: Server, port: int = 0) -> None:
-        self._server = server
+    def __init__(self, server: Server, port: int = 0, deadlocks: int = 0) -> None:
+        self.server = server
+        self.deadlocks = deadlocks
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
         self._sockets = [self._listener]
@@ -111,8 +115,8 @@ class Cable:
 
     def mend(self) -> "Cable":
         """Starts the server again, and returns another cable from the same port."""
-        self._server.start()
-        return Cable(self._server, self.port)
+        self.server.start()
+        return Cable(self.server, self.port)
 
     def close(self) -> None:
         for each in self._sockets:
@@ -124,7 +128,7 @@ class Cable:
         with contextlib.suppress(OSError):  # closed
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server.port))
+                server = socket.create_connection(("127.0.0.1", self.server.port))
                 self._sockets += [client, server]
                 for each in ((client, server, True), (server, client, False)):
                     threading.Thread(target=self._pass_on, args=each, daemon=True).start()
@@ -132,6 +136,10 @@ class Cable:
     def _pass_on(self, source: socket.socket, target: socket.socket, queries: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
+                if queries and self.deadlocks and b"CREATE TABLE" in data:
+                    self.deadlocks -= 1
+                    source.sendall(_DEADLOCK[self.server.scheme])
+                    continue
                 last = queries and self._armed.is_set() and re.search(rb"\b(INSERT|UPDATE)\b", data)
                 if last:
                     self._cutting.set()
@@ -139,11 +147,30 @@ class Cable:
                     return
                 target.sendall(data)
                 if last:
-                    self._server.kill()
+                    self.server.kill()
                     self.close()
                     self._cut.set()
                     return
             target.shutdown(socket.SHUT_WR)
+
+
+def _mysql_packet(content: bytes) -> bytes:
+    return len(content).to_bytes(3, "little") + b"\x01" + content
+
+
+def _postgresql_message(kind: bytes, content: bytes) -> bytes:
+    return kind + (len(content) + 4).to_bytes(4, "big") + content
+
+
+_DEADLOCK = {
+    "mysql": _mysql_packet(
+        b"\xff" + (1213).to_bytes(2, "little") + b"#40001Deadlock found when trying to get lock; "
+        b"try restarting transaction"
+    ),
+    "postgresql": _postgresql_message(b"E", b"SERROR\0VERROR\0C40P01\0Mdeadlock detected\0\0")
+    + _postgresql_message(b"Z", b"E"),
+}
+"""What the servers write, by their protocols' manuals: ERR_Packet; ErrorResponse and ReadyForQuery."""
 
 
 @contextlib.contextmanager

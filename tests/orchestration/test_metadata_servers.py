@@ -29,7 +29,7 @@ MAKE = {"postgresql": database_servers.postgresql, "mysql": database_servers.mar
 @pytest.fixture(scope="session", params=MAKE)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server with empty databases; the tests fail, and say what to install, where it cannot be had."""
-    with MAKE[request.param](("checks", "story", "bare")) as started:
+    with MAKE[request.param](("checks", "story", "bare", "deadlock", "endless")) as started:
         yield started
 
 
@@ -53,6 +53,53 @@ def test_a_password_full_of_special_characters_opens_an_empty_database(server: S
         < store.put_executions([metadata_store_pb2.Execution(type_id=type_id)])[0]
     )
     assert metadata.newest_execution(config) == 1
+
+
+CHECK = """
+import sys
+from tfx_mobile.orchestration import metadata
+if len(sys.argv) == 3:
+    metadata._TABLES_SECONDS = float(sys.argv[2])
+try:
+    metadata.check(metadata.connection_config(sys.argv[1]))
+except metadata.MetadataError as error:
+    print(error)
+"""
+
+
+def check_through(cable: Cable, url: str, *seconds: str) -> str:
+    """Returns the error of a check in another process: ML Metadata would let no thread of the cable run."""
+    command = [
+        sys.executable,
+        "-c",
+        CHECK,
+        url.replace(f":{cable.server.port}/", f":{cable.port}/"),
+        *seconds,
+    ]
+    ended = subprocess.run(
+        command, env=os.environ | SECRET, stdout=subprocess.PIPE, text=True, check=True, timeout=SECONDS
+    )
+    cable.close()
+    return ended.stdout.removesuffix("\n")
+
+
+def test_a_deadlock_with_another_run_that_makes_the_tables_is_waited_out(server: Server) -> None:
+    cable = Cable(server, deadlocks=2)
+    assert (check_through(cable, server.url("deadlock")), cable.deadlocks) == ("", 0)
+    assert metadata.newest_execution(metadata.connection_config(server.url("deadlock"), SECRET)) == 0
+
+
+def test_deadlocks_without_an_end_are_one_clear_error(server: Server) -> None:
+    cable = Cable(server, deadlocks=1000)
+    said = check_through(cable, server.url("endless"), "0.1")
+    reason = {
+        "postgresql": "deadlock detected",
+        "mysql": "Deadlock found when trying to get lock; try restarting transaction",
+    }[server.scheme]
+    assert said == (
+        f"The metadata database {server.scheme}://mlmd@127.0.0.1:{cable.port}/endless must be free "
+        f"within seconds; got: {reason}. Other runs hold its locks. Run again when they are done."
+    )
 
 
 @pytest.mark.parametrize("password", ["wrong", ""])

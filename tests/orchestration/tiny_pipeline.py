@@ -1,6 +1,5 @@
 """Three components whose last one waits for a file: run as a program, to be killed or interrupted."""
 
-import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +18,6 @@ def create(workspace: Path) -> tfx_pipeline.Pipeline:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore it
     # Importing TensorFlow has its own say; what comes after this line is the run's.
     print("READY", flush=True)
     print("READY", file=sys.stderr, flush=True)

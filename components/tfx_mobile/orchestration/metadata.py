@@ -402,7 +402,11 @@ _PRINTED_PASSWORD = re.compile(r'(\b(?:ssl)?password: )"(?:[^"\\]|\\.)*"')
 _ANSWER_SECONDS = 10.0
 _LOCK_SECONDS = 5.0
 _TABLES_SECONDS = 30.0
-_BEING_MADE = re.compile("concurrent connection to the empty database|already exists|duplicate key")
+_BEING_MADE = re.compile(
+    "concurrent connection to the empty database|already exists|duplicate key|deadlock"
+    "|try restarting transaction",
+    re.IGNORECASE,
+)
 _TFX_COULD_NOT_CONNECT = "Failed to establish connection to Metadata storage"
 _DAMAGED = re.compile("(file is not a database|database disk image is malformed)")
 _FIRST_LINE = re.compile(r"^\s*(\S[^\n]*)")
@@ -471,6 +475,11 @@ _PROBLEMS = tuple(
             "(Concurrent writes aborted|database is locked)",
             "be free within seconds",
             "Another program holds its lock. Run again when that is done; for many at once use a server.",
+        ),
+        (
+            r"(deadlock detected|[^\n:,]*; try restarting transaction)",
+            "be free within seconds",
+            "Other runs hold its locks. Run again when they are done.",
         ),
         (
             r"(server closed the connection[^\n]*|terminating connection[^\n]*|Lost connection[^\n]*"
