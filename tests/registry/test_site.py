@@ -342,6 +342,37 @@ def test_pages_fit_a_phone_follow_the_dark_and_ask_for_nothing(
     assert chromium.run("getComputedStyle(document.querySelector('svg.chart polyline')).fill") == "none"
 
 
+def test_wide_labels_and_long_names_are_neither_cut_nor_one_over_the_other(
+    chromium: browser.Chromium, tmp_path: Path
+) -> None:
+    registry = Registry.create(tmp_path / "registry")
+    model, channel = "m" * 63, "c" * 63
+    for number in range(12):
+        metrics = {"large_ppm": 123456789012345 + number, "rows_ppm": 50_000_000_000 * (number + 1)}
+        figures = {"figures": {"metrics": metrics, "gz_size_bytes": 90_000 * (number + 1)}}
+        version = 999_999_999_999_999_980 + number
+        registry.publish(model, b"%d" % number, version=version, metadata=figures, channel=channel)
+    _made(registry, tmp_path / "site", title="t" * 63)
+    for path in ("index.html", f"{model}/index.html", f"{model}/{version}/index.html"):
+        for width in (360, 1280):
+            chromium.open(tmp_path / "site" / path, width=width)
+            assert chromium.run("document.documentElement.scrollWidth") <= width, path
+            assert chromium.run(_BADLY_PLACED) == []
+    chromium.open(tmp_path / "site" / model / "index.html")
+    assert chromium.run("document.querySelectorAll('svg.chart').length") == 3
+
+
+# Labels of charts that leave their chart, or stand on one another.
+_BADLY_PLACED = """[...document.querySelectorAll('svg.chart')].flatMap(chart => {
+  const around = chart.getBoundingClientRect();
+  const texts = [...chart.querySelectorAll('text')].map(e => [e.textContent, e.getBoundingClientRect()]);
+  const outside = ([, r]) => r.left < around.left || r.right > around.right || r.bottom > around.bottom;
+  const over = ([, a], [, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  return [...texts.filter(outside), ...texts.filter((a, i) => texts.slice(i + 1).some(b => over(a, b)))]
+    .map(([text]) => text);
+})"""
+
+
 def test_what_runs_out_is_said_in_time(taxi: Registry, tmp_path: Path) -> None:
     begin = datetime.datetime.now(datetime.timezone.utc)
     for days, colour, text in (
