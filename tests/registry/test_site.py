@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import browser
+from tests.registry import servers
 
 from tfx_mobile import cli
 from tfx_mobile.common.errors import ConfigError, RegistryError
@@ -33,6 +35,20 @@ new Image().src = "https://example.invalid/image";
 fetch("https://example.invalid/fetch").catch(() => 0);
 document.querySelector("#proof").textContent = "ran, and got " + said;
 parent.postMessage(document.querySelector("#proof").textContent, "*");
+</script>"""
+
+
+REACHING = """<link rel=stylesheet href=THERE/style><link rel=prefetch href=THERE/prefetch>
+<style>@import 'THERE/import'; body { background: url(THERE/background) }</style><img src=THERE/image>
+<iframe src=THERE/frame></iframe><object data=THERE/object></object><form action=THERE/form></form><script>
+for (const attempt of [
+  () => new EventSource("THERE/events"),
+  () => new WebSocket("THERE/socket"),
+  () => new Worker(URL.createObjectURL(new Blob(["fetch('THERE/worker')"]))),
+  () => open("THERE/open"),
+  () => setTimeout(() => document.forms[0].submit(), 300),
+  () => setTimeout(() => { location.href = "THERE/away"; }, 600),
+]) { try { attempt(); } catch (error) {} }
 </script>"""
 
 
@@ -322,6 +338,24 @@ def test_an_evaluation_page_runs_apart_and_reaches_nothing(hostile: Path, chromi
     assert chromium.run("document.querySelectorAll('body > nav a').length") == 3
     assert [url for url in chromium.requests if not url.startswith("file:")] == []
     assert chromium.run("location.href") == (hostile / "evil" / "3" / "evaluation.html").as_uri()
+
+
+def test_an_evaluation_page_sends_no_request_by_any_way_that_a_policy_covers(
+    chromium: browser.Chromium, tmp_path: Path
+) -> None:
+    registry = Registry.create(tmp_path / "registry")
+    with servers.serving(tmp_path) as elsewhere:
+        page = REACHING.replace("THERE", elsewhere.url)
+        registry.publish("spy", b"one", metadata={}, attachments={"evaluation.html": page.encode()})
+        _made(registry, tmp_path / "site")
+        chromium.open(tmp_path / "site" / "spy" / "1" / "evaluation.html")
+        time.sleep(1.5)
+        assert elsewhere.asked == []
+        (tmp_path / "bare.html").write_text(page)  # the same page, outside of its frame
+        chromium.open(tmp_path / "bare.html")
+        time.sleep(1.5)
+        asked = {path.rstrip("?") for path, _ in elsewhere.asked}
+        assert asked >= {"/style", "/import", "/image", "/frame", "/object", "/events", "/socket", "/form"}
 
 
 def test_pages_fit_a_phone_follow_the_dark_and_ask_for_nothing(
