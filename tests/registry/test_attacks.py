@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Timestamp  # type: ignore[attr-defined]
+from tuf.api.metadata import (  # type: ignore[attr-defined]  # typed, but re-exported without saying so
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry import keys as key_files
-from tfx_mobile.registry import names, records
+from tfx_mobile.registry import names, records, site
 from tfx_mobile.registry.client import Client, NotOffered
 from tfx_mobile.registry.store import Registry
 
@@ -226,6 +235,128 @@ def targets_role_that_signs_models_itself(forger: Any) -> None:
     forger.edit("targets", add)
 
 
+def version_that_is_no_integer(forger: Any) -> None:
+    forger.edit_unsigned("timestamp", lambda signed: signed.update(version=float(signed["version"])))
+
+
+def text_that_cannot_be_signed(forger: Any) -> None:
+    forger.edit_unsigned("timestamp", lambda signed: signed.update(note="\ud800"))
+
+
+def timestamp_that_says_everything_twice(forger: Any) -> None:
+    path = forger.newest("timestamp")
+    signed = json.dumps(json.loads(path.read_bytes())["signed"] | {"version": 99})
+    path.write_text(f'{path.read_text().rstrip()[:-1]},"signed":{signed}}}')  # the last one counts
+
+
+def timestamp_with_the_key_id_of_another_role(forger: Any) -> None:
+    path = forger.newest("timestamp")
+    metadata = json.loads(path.read_bytes())
+    other = json.loads(forger.newest("snapshot").read_bytes())
+    metadata["signatures"][0]["keyid"] = other["signatures"][0]["keyid"]
+    path.write_text(json.dumps(metadata))
+
+
+def timestamp_of_another_specification(forger: Any) -> None:
+    forger.edit("timestamp", lambda signed: setattr(signed, "spec_version", "2.0.0"))
+
+
+def snapshot_of_a_gigantic_version(forger: Any) -> None:
+    forger.edit("timestamp", lambda signed: setattr(signed.snapshot_meta, "version", 10**400))
+
+
+def root_that_needs_one_signature_less(forger: Any) -> None:
+    root_with_one_of_two_signatures(forger)
+
+    def lower(root: Any) -> None:
+        root.roles[Root.type].threshold = 1
+
+    forger.edit("root", lower)  # by one of the two
+
+
+def root_with_one_signature_under_both_key_ids(forger: Any) -> None:
+    root_with_one_of_two_signatures(forger)
+    path = forger.newest("root")
+    root = json.loads(path.read_bytes())
+    [signature] = root["signatures"]
+    ids = root["signed"]["roles"]["root"]["keyids"]
+    root["signatures"] = [signature | {"keyid": keyid} for keyid in ids]
+    path.write_text(json.dumps(root))
+
+
+def root_chain_with_a_gap(forger: Any) -> None:
+    fresh = key_files.make_signer()
+
+    def rotate(root: Any) -> None:
+        root.version = 3
+        root.revoke_key(root.roles[Timestamp.type].keyids[0], Timestamp.type)
+        root.add_key(fresh.public_key, Timestamp.type)
+
+    forger.edit("root", rotate)
+    timestamp: Metadata[Any] = Metadata.from_bytes(forger.newest("timestamp").read_bytes())
+    timestamp.sign(fresh)
+    forger.newest("timestamp").write_bytes(timestamp.to_bytes())
+
+
+def root_of_the_version_after_the_next(forger: Any) -> None:
+    forger.edit("root", lambda root: setattr(root, "version", 3))
+    (forger.metadata / "3.root.json").rename(forger.metadata / "2.root.json")
+
+
+def root_without_consistent_snapshots(forger: Any) -> None:
+    def switch_off(root: Any) -> None:
+        root.version += 1
+        root.consistent_snapshot = False
+
+    forger.edit("root", switch_off)
+
+
+def _delegate(forger: Any, role: str, pattern: str, *, by: str = "targets") -> None:
+    """Makes `by` trust somebody for version 3, before all others; phones follow that."""
+    somebody, malware = key_files.make_signer(), b"malware"
+    target = TargetFile.from_data(names.model_path("taxi-fare", 3), malware, ["sha256"])
+    (forger.repository / "targets" / target.get_prefixed_paths()[0]).write_bytes(malware)
+    targets = Metadata[Any].from_bytes(forger.newest("model-taxi-fare").read_bytes()).signed
+    mine = Targets(expires=targets.expires, targets=targets.targets | {target.path: target})
+    metadata = Metadata(mine)
+    metadata.sign(somebody)
+    (forger.metadata / f"1.{role}.json").write_bytes(metadata.to_bytes())
+
+    def trust(signed: Any) -> None:
+        signed.version += 1
+        delegations = signed.delegations or Delegations({}, {})
+        mine = DelegatedRole(role, [], 1, terminating=True, paths=[pattern])
+        delegations.roles = {role: mine} | delegations.roles
+        signed.delegations = delegations
+        signed.add_key(somebody.public_key, role)
+        if by != "targets":
+            del signed.targets[target.path]
+
+    forger.edit(by, trust)
+
+    def name_it(snapshot: Any) -> None:
+        snapshot.version += 1
+        snapshot.meta[f"{role}.json"] = MetaFile(1)
+
+    forger.edit("snapshot", name_it)
+
+
+def role_of_a_look_alike_name(forger: Any) -> None:
+    _delegate(forger, "model-t\u0430xi-fare", "taxi-fare/*/*")  # a Cyrillic a
+
+
+def role_with_capital_letters(forger: Any) -> None:
+    _delegate(forger, "Model-Taxi-Fare", "taxi-fare/*/*")
+
+
+def role_of_a_model_for_the_paths_of_another(forger: Any) -> None:
+    _delegate(forger, "model-other", "*/*/*")
+
+
+def role_of_the_model_that_trusts_somebody_else(forger: Any) -> None:
+    _delegate(forger, "helper", "taxi-fare/3/*", by="model-taxi-fare")
+
+
 def target_outside_the_delegation(forger: Any) -> None:
     _add_target(forger, "other/1/model.tflite")
 
@@ -287,6 +418,29 @@ def _next_version(signed: Any) -> None:
         (somebody_elses_repository, UNSIGNED, "timestamp was signed by 0/1 keys"),
         (root_that_is_not_signed_by_the_one_before, UNSIGNED, "root was signed by 0/1 keys"),
         (root_that_its_own_key_did_not_sign, UNSIGNED, "root was signed by 0/1 keys"),
+        (version_that_is_no_integer, UNSIGNED, "Could not encode"),
+        (text_that_cannot_be_signed, UNSIGNED, "surrogates not allowed"),
+        (timestamp_that_says_everything_twice, UNSIGNED, "timestamp was signed by 0/1 keys"),
+        (timestamp_with_the_key_id_of_another_role, UNSIGNED, "timestamp was signed by 0/1 keys"),
+        (
+            timestamp_of_another_specification,
+            "must be TUF metadata; it is not",
+            "Unsupported spec_version 2.0.0",
+        ),
+        (snapshot_of_a_gigantic_version, "must be readable", "Failed to download"),
+        (root_that_needs_one_signature_less, UNSIGNED, "root was signed by 1/2 keys"),
+        (root_with_one_signature_under_both_key_ids, UNSIGNED, "root was signed by 1/2 keys"),
+        (root_chain_with_a_gap, UNSIGNED, "timestamp was signed by 0/1 keys"),
+        (
+            root_of_the_version_after_the_next,
+            "2.root.json must be root version 2; got 3.",
+            "Expected root version 2 instead got version 3",
+        ),
+        (
+            root_without_consistent_snapshots,
+            "Root version 2 must say consistent_snapshot",
+            "a file is missing or not served",
+        ),
         (
             role_that_is_another_version_than_the_snapshot_says,
             "9.model-taxi-fare.json must be version 9; got 3.",
@@ -361,15 +515,83 @@ def test_publishing_the_same_bytes_over_a_damaged_file_does_not_pass_for_done(
             "must only sign paths of model 'taxi-fare'; got 'taxi-fare/../model.tflite'",
         ),
         (targets_role_that_signs_models_itself, "Role 'targets' must only delegate; it signs"),
+        (role_of_a_look_alike_name, "must delegate to models, each for its own paths; got 'model-t\\u0430xi"),
+        (role_with_capital_letters, "must delegate to models, each for its own paths; got 'Model-Taxi-Fare'"),
+        (
+            role_of_a_model_for_the_paths_of_another,
+            "each for its own paths; got 'model-other' for */*/*.",
+        ),
+        (
+            role_of_the_model_that_trusts_somebody_else,
+            "Role 'model-taxi-fare' must only sign, and not delegate",
+        ),
     ],
 )
-def test_a_key_used_beyond_its_role_is_found_by_the_publisher(
-    registry: Registry, forger: Any, attack: Callable[[Any], None], publisher: str
+def test_a_key_used_beyond_its_role_is_found_by_publisher_and_catalogue(
+    registry: Registry, forger: Any, tmp_path: Path, attack: Callable[[Any], None], publisher: str
 ) -> None:
     attack(forger)
-    for call in (registry.verify, lambda: registry.publish("taxi-fare", b"four", metadata={})):
+    for call in (
+        registry.verify,
+        lambda: registry.publish("taxi-fare", b"four", metadata={}),
+        lambda: site.write(registry.repository, registry.root_path, tmp_path / "site"),
+    ):
         with pytest.raises(RegistryError, match=re.escape(publisher)):
             call()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        role_of_a_look_alike_name,
+        role_with_capital_letters,
+        role_of_a_model_for_the_paths_of_another,
+        role_of_the_model_that_trusts_somebody_else,
+    ],
+)
+def test_whom_a_stolen_key_trusts_is_trusted_by_phones_until_the_publisher_takes_it_out_of_service(
+    registry: Registry, phone: Client, forger: Any, tmp_path: Path, attack: Callable[[Any], None]
+) -> None:
+    backup = forger.copy_to(tmp_path / "backup")
+    attack(forger)
+    assert phone.fetch("taxi-fare").path.read_bytes() == b"malware"  # TUF promises no more
+    forger.put_back(backup)
+    for role in ("model-taxi-fare", "targets", "snapshot", "timestamp"):
+        registry.rotate_key(role)
+    assert registry.publish("taxi-fare", b"four", metadata={}).version == 4
+    fetched = phone.fetch("taxi-fare", fall_back=False)
+    assert fetched.path.read_bytes() == b"four"
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_a_phone_that_was_sent_far_ahead_comes_back_when_the_key_is_rotated(
+    registry: Registry, phone: Client, forger: Any, tmp_path: Path, role: str
+) -> None:
+    backup = forger.copy_to(tmp_path / "backup")
+    forger.edit(role, lambda signed: setattr(signed, "version", 2**62))
+    assert phone.fetch("taxi-fare", fall_back=False).version == 3
+    forger.put_back(backup)
+    with pytest.raises(RegistryError, match=re.escape("It is older than what this client has seen.")):
+        phone.check()
+    for stolen in ("snapshot", "timestamp"):
+        registry.rotate_key(stolen)
+    registry.publish("taxi-fare", b"four", metadata={})
+    assert phone.fetch("taxi-fare", fall_back=False).version == 4
+
+
+def test_a_snapshot_that_leaves_a_role_out_is_refused(
+    registry: Registry, phone: Client, seasoned: Path, contents: dict[int, bytes], forger: Any
+) -> None:
+    shutil.copytree(seasoned, phone.cache, symlinks=True)
+
+    def leave_out(snapshot: Any) -> None:
+        snapshot.version += 1
+        del snapshot.meta["model-taxi-fare.json"]
+
+    forger.edit("snapshot", leave_out)
+    with pytest.raises(RegistryError, match=re.escape("must name 'model-taxi-fare'; it does not.")):
+        registry.verify()
+    assert_keeps(phone, contents, "New snapshot is missing info for 'model-taxi-fare.json'")
 
 
 def test_a_phone_does_not_find_a_model_that_another_models_key_signed(phone: Client, forger: Any) -> None:
@@ -500,6 +722,38 @@ def withdrawn_version_that_is_offered_again(forger: Any) -> None:
     forger.edit("model-taxi-fare", withdraw)
 
 
+def channel_that_says_its_name_twice(forger: Any) -> None:
+    _replace_in_channel(forger, b'"channel":', b'"channel":"beta","channel":')
+
+
+def channel_of_look_alike_letters(forger: Any) -> None:
+    _replace_in_channel(forger, b'"model":"taxi-fare"', '"model":"t\u0430xi-fare"'.encode())
+
+
+def channel_with_a_share_that_is_no_integer(forger: Any) -> None:
+    _replace_in_channel(forger, b'"rollout_permille":1000', b'"rollout_permille":1e3')
+
+
+def channel_with_a_version_that_is_no_number(forger: Any) -> None:
+    _replace_in_channel(forger, b'"version":3', b'"version":true')
+
+
+def channel_with_a_variant_that_is_a_path(forger: Any) -> None:
+    _replace_in_channel(forger, b'"variant":"default"', b'"variant":"../../metadata/root"')
+
+
+def model_with_a_second_hash_that_differs(forger: Any) -> None:
+    _edit_model(forger, lambda target: target.hashes.update(sha512="0" * 128))
+
+
+def model_with_a_hash_that_nobody_knows(forger: Any) -> None:
+    _edit_model(forger, lambda target: target.hashes.update(blake9="00"))
+
+
+def model_that_is_longer_than_it_says(forger: Any) -> None:
+    _edit_model(forger, lambda target: setattr(target, "length", 10))
+
+
 def model_of_a_terabyte(forger: Any) -> None:
     _edit_model(forger, lambda target: setattr(target, "length", 2**40))
 
@@ -527,6 +781,12 @@ def _rewrite_channel(forger: Any, **changes: Any) -> None:
     _put(forger, names.channel_path("taxi-fare", "stable"), content)
 
 
+def _replace_in_channel(forger: Any, old: bytes, new: bytes) -> None:
+    content = forger.newest_target("taxi-fare/channels/*.json").read_bytes()
+    assert content.count(old) == 1
+    _put(forger, names.channel_path("taxi-fare", "stable"), content.replace(old, new))
+
+
 def _put(forger: Any, path: str, content: bytes) -> None:
     target = TargetFile.from_data(path, content, ["sha256"])
     (forger.repository / "targets" / target.get_prefixed_paths()[0]).write_bytes(content)
@@ -547,6 +807,14 @@ def _put(forger: Any, path: str, content: bytes) -> None:
         (channel_of_brackets, "was refused: "),
         (channel_without_end, "must have 1048576 bytes at most; 2097152 were signed"),
         (withdrawn_version_that_is_offered_again, "its publisher took it back: wrong at night. Channel"),
+        (channel_that_says_its_name_twice, "key 'channel' stands twice"),
+        (channel_of_look_alike_letters, "Model name must be 1 to 63 of a-z, 0-9 and '-'"),
+        (channel_with_a_share_that_is_no_integer, "rollout_permille must be int; got float 1000.0"),
+        (channel_with_a_version_that_is_no_number, "rollouts[0].version must be int; got bool True"),
+        (channel_with_a_variant_that_is_a_path, "Variant name must be 1 to 63 of a-z, 0-9 and '-'"),
+        (model_with_a_second_hash_that_differs, "a file differs from what was signed: Observed hash"),
+        (model_with_a_hash_that_nobody_knows, "Unsupported algorithm 'blake9'"),
+        (model_that_is_longer_than_it_says, "is longer than the 10 bytes that were signed"),
         (model_of_a_terabyte, "must have 2147483648 bytes at most; 1099511627776 were signed"),
         (hash_that_leads_out_of_the_cache, "must carry a sha256 of 64 hex digits; got {'sha256': '../../"),
         (model_without_a_sha256, "must carry a sha256 of 64 hex digits; got {'md5': "),

@@ -105,6 +105,37 @@ class Tricks:
         handler.close_connection = True
         return True
 
+    def is_a_captive_portal(self, handler: Any) -> bool:
+        page = b"<html>Please log in</html>"
+        head(handler, Content_Type="text/html", Content_Length=len(page))
+        handler.wfile.write(page)
+        return True
+
+    def sends_another_part(self, handler: Any) -> bool:
+        handler.send_response(206)
+        handler.send_header("Content-Range", "bytes 10-19/400000")
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.wfile.write(b"x" * 10)
+        return True
+
+    def promises_for_ever(self, handler: Any) -> bool:
+        while not self.ended.is_set():
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+        return True
+
+    def endless_size_of_a_chunk(self, handler: Any) -> bool:
+        head(handler, Transfer_Encoding="chunked")
+        handler.wfile.write(b"5;")
+        while not self.ended.is_set():
+            handler.wfile.write(b"x" * 65536)
+        return True
+
+    def two_lengths(self, handler: Any) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 9\r\n\r\n" + b"x" * 9)
+        handler.close_connection = True
+        return True
+
     def fails(self, handler: Any) -> bool:
         handler.send_error(503)
         return True
@@ -132,6 +163,11 @@ TOO_LONG = "a file differs from what was signed"
         ("gzip_bomb", "is sent with Content-Encoding 'gzip', which was not asked for", "'gzip'"),
         ("breaks_off", "broke off", "broke off"),
         ("is_no_web_server", "broke off", "broke off"),
+        ("is_a_captive_portal", "Failed to deserialize JSON", TOO_LONG),
+        ("sends_another_part", "in another part than the one asked for", "in another part than the one"),
+        ("promises_for_ever", LATE, LATE),
+        ("endless_size_of_a_chunk", "broke off", "broke off"),
+        ("two_lengths", "broke off", "broke off"),
         ("fails", "a file is missing or not served: HTTP error 503", "HTTP error 503"),
         ("forbids", "a file is missing or not served: HTTP error 403", "HTTP error 403"),
     ],
@@ -152,12 +188,17 @@ def test_a_bad_server_is_ended_and_the_last_good_model_stays(
     assert client.fetch("taxi-fare").version == 4
 
 
-def test_a_redirect_is_not_followed(client: Client, server: Server, registry: Registry) -> None:
+@pytest.mark.parametrize("status", [301, 302, 308])
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_a_redirect_is_not_followed(
+    client: Client, server: Server, registry: Registry, status: int, scheme: str
+) -> None:
     with serving(registry.repository) as elsewhere:
+        there = elsewhere.url if scheme == "http" else registry.repository.as_uri()
 
         def redirect(handler: Any) -> bool:
-            handler.send_response(302)
-            handler.send_header("Location", f"{elsewhere.url}{handler.path}")
+            handler.send_response(status)
+            handler.send_header("Location", f"{there}{handler.path}")
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return True

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import browser
+from tests.registry import servers
 
 from tfx_mobile import cli
 from tfx_mobile.common.errors import ConfigError, RegistryError
@@ -33,6 +35,20 @@ new Image().src = "https://example.invalid/image";
 fetch("https://example.invalid/fetch").catch(() => 0);
 document.querySelector("#proof").textContent = "ran, and got " + said;
 parent.postMessage(document.querySelector("#proof").textContent, "*");
+</script>"""
+
+
+REACHING = """<link rel=stylesheet href=THERE/style><link rel=prefetch href=THERE/prefetch>
+<style>@import 'THERE/import'; body { background: url(THERE/background) }</style><img src=THERE/image>
+<iframe src=THERE/frame></iframe><object data=THERE/object></object><form action=THERE/form></form><script>
+for (const attempt of [
+  () => new EventSource("THERE/events"),
+  () => new WebSocket("THERE/socket"),
+  () => new Worker(URL.createObjectURL(new Blob(["fetch('THERE/worker')"]))),
+  () => open("THERE/open"),
+  () => setTimeout(() => document.forms[0].submit(), 300),
+  () => setTimeout(() => { location.href = "THERE/away"; }, 600),
+]) { try { attempt(); } catch (error) {} }
 </script>"""
 
 
@@ -324,6 +340,24 @@ def test_an_evaluation_page_runs_apart_and_reaches_nothing(hostile: Path, chromi
     assert chromium.run("location.href") == (hostile / "evil" / "3" / "evaluation.html").as_uri()
 
 
+def test_an_evaluation_page_sends_no_request_by_any_way_that_a_policy_covers(
+    chromium: browser.Chromium, tmp_path: Path
+) -> None:
+    registry = Registry.create(tmp_path / "registry")
+    with servers.serving(tmp_path) as elsewhere:
+        page = REACHING.replace("THERE", elsewhere.url)
+        registry.publish("spy", b"one", metadata={}, attachments={"evaluation.html": page.encode()})
+        _made(registry, tmp_path / "site")
+        chromium.open(tmp_path / "site" / "spy" / "1" / "evaluation.html")
+        time.sleep(1.5)
+        assert elsewhere.asked == []
+        (tmp_path / "bare.html").write_text(page)  # the same page, outside of its frame
+        chromium.open(tmp_path / "bare.html")
+        time.sleep(1.5)
+        asked = {path.rstrip("?") for path, _ in elsewhere.asked}
+        assert asked >= {"/style", "/import", "/image", "/frame", "/object", "/events", "/socket", "/form"}
+
+
 def test_pages_fit_a_phone_follow_the_dark_and_ask_for_nothing(
     shown: dict[str, Reader], folder: Path, chromium: browser.Chromium
 ) -> None:
@@ -340,6 +374,37 @@ def test_pages_fit_a_phone_follow_the_dark_and_ask_for_nothing(
     assert chromium.run("document.querySelectorAll('svg.chart').length") == 3
     assert chromium.run("document.querySelectorAll('circle.hollow').length") == 4  # two sizes, time, metric
     assert chromium.run("getComputedStyle(document.querySelector('svg.chart polyline')).fill") == "none"
+
+
+def test_wide_labels_and_long_names_are_neither_cut_nor_one_over_the_other(
+    chromium: browser.Chromium, tmp_path: Path
+) -> None:
+    registry = Registry.create(tmp_path / "registry")
+    model, channel = "m" * 63, "c" * 63
+    for number in range(12):
+        metrics = {"large_ppm": 123456789012345 + number, "rows_ppm": 50_000_000_000 * (number + 1)}
+        figures = {"figures": {"metrics": metrics, "gz_size_bytes": 90_000 * (number + 1)}}
+        version = 999_999_999_999_999_980 + number
+        registry.publish(model, b"%d" % number, version=version, metadata=figures, channel=channel)
+    _made(registry, tmp_path / "site", title="t" * 63)
+    for path in ("index.html", f"{model}/index.html", f"{model}/{version}/index.html"):
+        for width in (360, 1280):
+            chromium.open(tmp_path / "site" / path, width=width)
+            assert chromium.run("document.documentElement.scrollWidth") <= width, path
+            assert chromium.run(_BADLY_PLACED) == []
+    chromium.open(tmp_path / "site" / model / "index.html")
+    assert chromium.run("document.querySelectorAll('svg.chart').length") == 3
+
+
+# Labels of charts that leave their chart, or stand on one another.
+_BADLY_PLACED = """[...document.querySelectorAll('svg.chart')].flatMap(chart => {
+  const around = chart.getBoundingClientRect();
+  const texts = [...chart.querySelectorAll('text')].map(e => [e.textContent, e.getBoundingClientRect()]);
+  const outside = ([, r]) => r.left < around.left || r.right > around.right || r.bottom > around.bottom;
+  const over = ([, a], [, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  return [...texts.filter(outside), ...texts.filter((a, i) => texts.slice(i + 1).some(b => over(a, b)))]
+    .map(([text]) => text);
+})"""
 
 
 def test_what_runs_out_is_said_in_time(taxi: Registry, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Mapping
 from typing import TypeVar
 
-from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError, UnsignedMetadataError
+from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # typed, but re-exported without saying so
     DelegatedRole,
     Metadata,
@@ -29,6 +29,10 @@ from tfx_mobile.registry import names
 from tfx_mobile.registry.storage import Storage
 
 TIMESTAMP_PATH = "metadata/timestamp.json"
+_WHAT_TO_DO = (
+    "Somebody else has used its key: restore the repository from a backup, and put a new key in place of it "
+    "with `tfx-mobile registry rotate`."
+)
 SignedT = TypeVar("SignedT", Root, Timestamp, Snapshot, Targets)
 
 
@@ -65,14 +69,18 @@ class Chain:
         name = names.role_name(model)
         role = _read_named(self.storage, name, Targets, self.snapshot.meta.get(f"{name}.json"), self.targets)
         delegated = self._roles()[name]
+        if role.delegations is not None:
+            raise RegistryError(
+                f"Role '{name}' must only sign, and not delegate, which phones would follow; it does. "
+                f"{_WHAT_TO_DO}"
+            )
         if outside := sorted(
             path
             for path in role.targets
             if not (delegated.is_delegated_path(path) and names.is_path_of(model, path))
         ):
             raise RegistryError(
-                f"Role '{name}' must only sign paths of model '{model}'; got '{outside[0]}'. Somebody "
-                "else has used its key: take the key out of service."
+                f"Role '{name}' must only sign paths of model '{model}'; got '{outside[0]}'. {_WHAT_TO_DO}"
             )
         return role
 
@@ -109,9 +117,9 @@ def load_chain(storage: Storage, trusted_root: bytes, *, where: str, newest_time
     targets = _read_named(storage, Targets.type, Targets, snapshot.meta.get("targets.json"), root)
     if targets.targets:
         raise RegistryError(
-            f"Role 'targets' must only delegate; it signs '{min(targets.targets)}' itself. Somebody else has "
-            "used its key: take the key out of service."
+            f"Role 'targets' must only delegate; it signs '{min(targets.targets)}' itself. {_WHAT_TO_DO}"
         )
+    _check_delegations(targets)
     return Chain(storage, root, root_json, timestamp, snapshot, targets)
 
 
@@ -137,6 +145,11 @@ def load_root(storage: Storage, trusted_root: bytes, *, where: str) -> tuple[Roo
                 "Restore it from a backup."
             )
         root = newer
+    if not root.consistent_snapshot:
+        raise RegistryError(
+            f"Root version {root.version} must say consistent_snapshot; it does not: no phone finds a file. "
+            f"{_WHAT_TO_DO}"
+        )
     return root, content
 
 
@@ -183,6 +196,20 @@ def _read_named(
     return signed
 
 
+def _check_delegations(targets: Targets) -> None:
+    """Checks that each role is a model's: a phone asks any role whose patterns match, whatever its name."""
+    delegations = targets.delegations
+    if delegations is not None and delegations.succinct_roles is not None:
+        raise RegistryError(f"Role 'targets' must delegate by model; it does by hash. {_WHAT_TO_DO}")
+    for name, role in ((delegations.roles if delegations else None) or {}).items():
+        model = names.model_of_role(name)
+        if model is None or not all(path.startswith(f"{model}/") for path in role.paths or [""]):
+            raise RegistryError(
+                f"Role 'targets' must delegate to models, each for its own paths; got {name!a} for "
+                f"{', '.join(role.paths or ['hashes of paths'])}. {_WHAT_TO_DO}"
+            )
+
+
 def _read(storage: Storage, file: str) -> bytes:
     path = storage.place(file)
     try:
@@ -216,7 +243,7 @@ def _parsed(
 def _check_signature(path: str, metadata: Metadata[SignedT], delegator: Root | Targets, name: str) -> None:
     try:
         delegator.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
-    except (UnsignedMetadataError, ValueError) as error:
+    except (RepositoryError, ValueError) as error:  # also what cannot be signed, such as a float
         raise RegistryError(
             f"{path} must be signed by the key that the registry trusts for '{name}'; it is not. It was "
             "changed or signed by somebody else: restore it from a backup, do not sign it again."

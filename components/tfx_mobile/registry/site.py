@@ -10,7 +10,8 @@
 Every page needs nothing but itself: no script, no font, no request, so it works from a disk and in any
 bucket. What is shown was verified from the trusted root down. Names, notes and figures come from others:
 Jinja escapes them, and the pages' content security policy allows no script at all; an attached evaluation
-page has scripts, and gets a frame with an origin of its own and no network. Does not serve and needs no key.
+page has scripts, and gets a frame with an origin of its own that may request nothing. Does not serve, and
+needs no key.
 """
 
 import base64

@@ -8,9 +8,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-WIDTH, HEIGHT = 300, 180
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 28
+WIDTH, HEIGHT = 300, 194
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 42
 _MAX_LABELS = 7
+_CHARACTER = 7.2  # width of a digit in a wide font
 _TICKS = 4
 _ROOM = 0.08  # of the range, above and below
 
@@ -66,11 +67,12 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """A text on an axis; `x` or `y` is where its tick is."""
+    """A text on an axis; `tick` is where along the axis it belongs."""
 
     x: float
     y: float
     text: str
+    tick: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Chart:
     lines: tuple[Line, ...]
     y_labels: tuple[Label, ...]
     x_labels: tuple[Label, ...]
-    left: float = _LEFT
+    left: float
     right: float = WIDTH - _RIGHT
     bottom: float = HEIGHT - _BOTTOM
 
@@ -121,10 +123,13 @@ def chart(
     room = _ROOM * (high - low) if high > low else 1.0
     low, high = low - room, high + room
     last = max(1, len(places) - 1)
+    digits = _decimals(ticks)
+    texts = [f"{tick:,.{digits}f}" for tick in ticks]
+    left = max(_LEFT, round(_width(texts)) + 8)
+    inner = WIDTH - left - _RIGHT - 12
 
     def x(place: int) -> float:
-        inner = WIDTH - _LEFT - _RIGHT - 12
-        return round(_LEFT + 6 + inner * (place / last if len(places) > 1 else 0.5), 1)
+        return round(left + 6 + inner * (place / last if len(places) > 1 else 0.5), 1)
 
     def y(value: float) -> float:
         return round(_TOP + (HEIGHT - _TOP - _BOTTOM) * (high - value) / (high - low), 1)
@@ -133,15 +138,21 @@ def chart(
     for one in drawn:
         dots = tuple(Dot(x(p.place), y(p.value), p.title, p.is_hollow) for p in one.points)
         lines.append(Line(one.name, " ".join(f"{dot.x:g},{dot.y:g}" for dot in dots), dots))
-    step = max(1, math.ceil((len(places) - 1) / (_MAX_LABELS - 1)))
-    labelled = range(len(places) - 1, -1, -step)
-    digits = _decimals(ticks)
+    most = min(_MAX_LABELS, int(inner / (_width(places) + _CHARACTER)))
+    step = max(1, math.ceil((len(places) - 1) / (most - 1))) if most > 1 else len(places)
+
+    def label(place: int) -> Label:
+        half = _width([places[place]]) / 2
+        within = min(max(x(place), half), WIDTH - half)
+        return Label(round(within, 1), HEIGHT - _BOTTOM + 16, places[place], x(place))
+
     return Chart(
         title,
         "; ".join(f"{one.name}: {_summary(one, places, shown)}" for one in drawn),
         tuple(lines),
-        tuple(Label(_LEFT - 6, y(tick), f"{tick:,.{digits}f}") for tick in ticks),
-        tuple(Label(x(place), HEIGHT - _BOTTOM + 16, places[place]) for place in labelled),
+        tuple(Label(left - 6, y(tick), text, y(tick)) for tick, text in zip(ticks, texts, strict=True)),
+        tuple(label(place) for place in range(len(places) - 1, -1, -step)),
+        left,
     )
 
 
@@ -166,6 +177,10 @@ def _decimals(ticks: Sequence[float]) -> int:
     if len(ticks) == 1:
         return 0 if ticks[0] == round(ticks[0]) else 3
     return max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+
+
+def _width(texts: Sequence[str]) -> float:
+    return _CHARACTER * max(len(text) for text in texts)
 
 
 def _summary(series: Series, places: Sequence[str], shown: Callable[[float], str]) -> str:
