@@ -207,8 +207,9 @@ def open_backend(uri: str, **options: Any) -> Backend:
     try:
         opened: Backend = known[scheme].load()(uri, **options)
     except ImportError as error:
+        package = (error.name or "").partition(".")[0]
         raise ConfigError(
-            f"Registry {uri!r} needs the package '{error.name}', which is not installed: docs/registry.md."
+            f"Registry {uri!r} needs the package '{package}', which is not installed: pip install {package}."
         ) from error
     except TypeError as error:
         raise ConfigError(f"Registry {uri!r} does not take these options: {error}.") from error
