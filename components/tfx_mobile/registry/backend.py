@@ -201,8 +201,8 @@ def open_backend(uri: str, **options: Any) -> Backend:
     known = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     if scheme not in known:
         raise ConfigError(
-            f"Registry must be a folder or a URI of {', '.join(sorted(known))}; got {uri!r}. Install the "
-            f"package that has the adapter for '{scheme}', or name another registry."
+            f"Registry must be a folder or a URI of {', '.join(sorted(known))}; got one of '{scheme}'. "
+            "Install the package that has the adapter for it, or name another registry."
         )
     try:
         opened: Backend = known[scheme].load()(uri, **options)
