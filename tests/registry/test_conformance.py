@@ -1,12 +1,21 @@
 """The signed store passes what every adapter must pass."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.registry.backend import Backend, open_backend
 from tfx_mobile.registry.conformance import BackendConformance
 from tfx_mobile.registry.store import Registry
+
+
+def test_a_uri_that_nobody_announces_is_refused_and_shows_no_secret() -> None:
+    message = "; got one of 'mlflow+ftp'. Install the package that has the adapter for it"
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        open_backend("mlflow+ftp://ada:secret@host")
+    assert "secret" not in str(caught.value)
 
 
 class TestStore(BackendConformance):

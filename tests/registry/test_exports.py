@@ -8,12 +8,13 @@ import pytest
 
 from tfx_mobile import cli
 from tfx_mobile.registry.store import Registry
+from tfx_mobile.registry.targeting import Targeting
 
 
-def export(registry: Registry, to: Path, kind: str, cache: Path) -> int:
+def export(registry: Registry, to: Path, kind: str, cache: Path, *device: str) -> int:
     trusted = ["--root", str(registry.root_path), "--cache", str(cache)]
     where = ["registry", "export", str(registry.repository), "taxi-fare", "--to", str(to)]
-    return cli.main([*where, "--format", kind, *trusted])
+    return cli.main([*where, "--format", kind, *trusted, *device])
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -59,6 +60,18 @@ def test_an_asset_pack_has_a_manifest_that_selects_every_other_file(
     }
     assert sorted(made) == sorted(selector["file"] for selector in manifest["fileSelectors"])
     assert made["taxi-fare/model.tflite"] == contents[3]
+
+
+def test_the_file_is_the_one_for_the_devices_that_the_pack_goes_to(
+    registry: Registry, contents: dict[int, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asks = Targeting(min_ram_mib=6000)
+    registry.publish("taxi-fare", b"large", version=3, variant="large", metadata={}, targeting=asks)
+    for ram_mib, variant, content in (("8000", " (large)", b"large"), ("2000", "", contents[3])):
+        folder = tmp_path / ram_mib
+        assert export(registry, folder, "apple", tmp_path / "cache", "--ram-mib", ram_mib) == 0
+        assert files(folder)["taxi-fare/model.tflite"] == content
+        assert f"taxi-fare version 3{variant}  sha256:" in capsys.readouterr().out
 
 
 def test_a_file_that_is_not_as_signed_is_not_exported_and_a_full_folder_not_touched(

@@ -126,6 +126,14 @@ def test_a_share_that_is_taken_back_leaves_nobody_without_a_file() -> None:
     assert offers(ledger) == [(2, "default", 10), (1, "default", 1000)]
 
 
+def test_a_promotion_to_a_smaller_share_leaves_nobody_without_a_file() -> None:
+    ledger = published(published(Ledger("m"), b"1"), b"2", channel="beta")
+    ledger = ledger.promote("beta", "stable", rollout_permille=1000, note="")
+    assert offers(ledger) == [(2, "default", 1000)]
+    ledger = ledger.promote("beta", "stable", rollout_permille=10, note="")
+    assert offers(ledger) == [(2, "default", 10), (1, "default", 1000)]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -56,7 +56,14 @@ def test_a_version_is_an_integer_of_at_least_one(version: Any) -> None:
         names.model_path("taxi-fare", version)
 
 
-VERSIONS = st.integers(1, 10**18 - 1)
+def test_a_version_that_no_path_has_room_for_is_refused() -> None:
+    assert names.file_in_path("taxi-fare", names.model_path("taxi-fare", names.MAX_VERSION)) is not None
+    rule = "Version must have at most 18 digits; got 1000000000000000000."
+    with pytest.raises(ConfigError, match=re.escape(rule)):
+        names.model_path("taxi-fare", names.MAX_VERSION + 1)
+
+
+VERSIONS = st.integers(1, names.MAX_VERSION)
 VARIANTS = st.one_of(st.just("default"), NAMES.filter(lambda name: name != "model"))
 ATTACHMENTS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,30}\.(html|json|txt|csv|png|svg)", fullmatch=True)
 

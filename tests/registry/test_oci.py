@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -292,6 +293,14 @@ def test_the_scheme_opens_it_and_it_says_what_it_can() -> None:
     able = backend.capabilities
     assert not able.signed
     assert all((able.variants, able.rollout, able.targeting, able.rollback, able.withdraw, able.attachments))
+
+
+def test_a_package_that_is_not_there_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "oras", None)
+    monkeypatch.delitem(sys.modules, "oras.auth", raising=False)
+    message = "needs the package 'oras', which is not installed: pip install oras."
+    with pytest.raises(ConfigError, match=re.escape(f"Registry 'oci://host.example/models' {message}")):
+        open_backend("oci://host.example/models")
 
 
 class TestConformance(BackendConformance):

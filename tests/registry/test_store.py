@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import ConfigError, RegistryError
-from tfx_mobile.registry import repository, storage
+from tfx_mobile.registry import records, repository, storage
 from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.store import Registry
 
@@ -112,6 +113,15 @@ def test_verify_lists_every_file_that_phones_can_reach(registry: Registry) -> No
         ({"content": b""}, ConfigError, "must be bytes, at least one; got none."),
         ({"content": "text"}, ConfigError, "must be bytes, at least one; got str."),
         ({"metadata": {"rmse": 0.5}}, ConfigError, "metadata.rmse must not be a float"),
+        ({"metadata": {"log": "x" * (1 << 20)}}, ConfigError, "metadata must have at most 1048576 bytes"),
+        ({"version": 10**18}, ConfigError, "Version must have at most 18 digits; got 1000000000000000000."),
+        ({"targeting": None}, ConfigError, "targeting must be a Targeting; got NoneType."),
+        ({"targeting": {"min_ram_mib": 1}}, ConfigError, "targeting must be a Targeting; got dict."),
+        (
+            {"attachments": {f"{number}.txt": b"x" for number in range(40_000)}},
+            RegistryError,
+            "Metadata 'model-taxi-fare' must have at most 5000000 bytes, phones read no more; it would",
+        ),
     ],
 )
 def test_a_publish_that_breaks_a_rule_changes_nothing(
@@ -201,6 +211,21 @@ def test_a_repository_of_other_keys_is_not_taken_over(registry: Registry, tmp_pa
 def test_keys_inside_what_is_served_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape("Keys must be kept outside the repository")):
         Registry(tmp_path / "registry", tmp_path / "registry" / "keys")
+
+
+@pytest.mark.parametrize("keys", ["gs://bucket/keys", "s3://ada:secret@bucket/keys", "file:///srv/keys"])
+def test_a_uri_is_not_taken_for_a_folder_of_keys(tmp_path: Path, keys: str) -> None:
+    message = "Keys must be kept in a local folder, which is named by its path; got a URI of '"
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        Registry(tmp_path / "registry", keys)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_record_of_the_largest_size_is_read_by_clients(registry: Registry, phone: Client) -> None:
+    around = len(jsonable.dumps({"metadata": {"log": ""}, "published_unix_s": 10**9}))
+    said = {"log": "x" * (records.MAX_RECORD_BYTES - around)}
+    registry.publish("taxi-fare", b"another", metadata=said)
+    assert phone.releases("taxi-fare")[-1].metadata == said
 
 
 def test_a_uri_is_not_taken_for_a_folder() -> None:

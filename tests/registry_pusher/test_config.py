@@ -1,6 +1,7 @@
 """What a push is refused for when the pipeline is built."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,13 @@ def test_what_a_backend_cannot_do_is_refused(
 def test_a_wish_that_mlflow_has_not_is_refused_when_it_is_opened() -> None:
     config = PusherConfig(registry="mlflow+http://127.0.0.1:1", model_name="taxi", rollout_permille=500)
     with pytest.raises(ConfigError, match=re.escape("cannot offer a version to a share of the devices")):
+        open_registry(config, attachments=False)
+
+
+def test_a_targeting_that_is_none_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    targeting: Any = {"platforms": ["android"]}
+    config = PusherConfig(registry=str(tmp_path / "r"), model_name="taxi", targeting=targeting)
+    with pytest.raises(ConfigError, match=re.escape("targeting must be a Targeting; got dict.")):
         open_registry(config, attachments=False)
 
 

@@ -12,7 +12,7 @@ from tfx_mobile.common import jsonable
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry import names, records
 from tfx_mobile.registry.backend import Capabilities
-from tfx_mobile.registry.targeting import EVERYONE_PERMILLE, Targeting, check_permille
+from tfx_mobile.registry.targeting import EVERYONE_PERMILLE, Targeting, check_permille, check_targeting
 
 _DOES = {
     "variants": "keep several variants of a version",
@@ -77,7 +77,7 @@ def check_wishes(
         check_can(where, capabilities, "variants")
     if check_permille(rollout_permille) != EVERYONE_PERMILLE:
         check_can(where, capabilities, "rollout")
-    if targeting != Targeting():
+    if check_targeting(targeting) != Targeting():
         check_can(where, capabilities, "targeting")
     if attachments:
         check_can(where, capabilities, "attachments")

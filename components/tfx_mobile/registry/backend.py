@@ -201,14 +201,15 @@ def open_backend(uri: str, **options: Any) -> Backend:
     known = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     if scheme not in known:
         raise ConfigError(
-            f"Registry must be a folder or a URI of {', '.join(sorted(known))}; got {uri!r}. Install the "
-            f"package that has the adapter for '{scheme}', or name another registry."
+            f"Registry must be a folder or a URI of {', '.join(sorted(known))}; got one of '{scheme}'. "
+            "Install the package that has the adapter for it, or name another registry."
         )
     try:
         opened: Backend = known[scheme].load()(uri, **options)
     except ImportError as error:
+        package = (error.name or "").partition(".")[0]
         raise ConfigError(
-            f"Registry {uri!r} needs the package '{error.name}', which is not installed: docs/registry.md."
+            f"Registry {uri!r} needs the package '{package}', which is not installed: pip install {package}."
         ) from error
     except TypeError as error:
         raise ConfigError(f"Registry {uri!r} does not take these options: {error}.") from error

@@ -75,14 +75,7 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="fail when there is no update to be had; keep no last good model",
     )
-    device = action.add_argument_group("device", "who asks; without these, a device that gets what all get")
-    device.add_argument("--device-id", metavar="TEXT", help="for staged rollout; stays the same for a device")
-    device.add_argument("--platform", metavar="NAME", help="for example android")
-    device.add_argument("--abi", metavar="NAME", help="for example arm64-v8a")
-    device.add_argument("--app-version", metavar="X.Y.Z")
-    device.add_argument("--ram-mib", type=int, metavar="N")
-    device.add_argument("--runtime-version", metavar="X.Y.Z", help="of TensorFlow Lite or LiteRT")
-    device.add_argument("--op", action="append", metavar="NAME", help="an operator in the app; repeat it")
+    _add_device(action)
     action = add(
         "check",
         _check,
@@ -93,6 +86,19 @@ def add_commands(commands: Any) -> None:
     _add_client(action)
     _add_mirrors(add)
     _add_site(add)
+
+
+def _add_device(action: argparse.ArgumentParser) -> None:
+    device = action.add_argument_group(
+        "device", "who asks; without these, the newest that goes to all, whatever it asks of a device"
+    )
+    device.add_argument("--device-id", metavar="TEXT", help="for staged rollout; stays the same for a device")
+    device.add_argument("--platform", metavar="NAME", help="for example android")
+    device.add_argument("--abi", metavar="NAME", help="for example arm64-v8a")
+    device.add_argument("--app-version", metavar="X.Y.Z")
+    device.add_argument("--ram-mib", type=int, metavar="N")
+    device.add_argument("--runtime-version", metavar="X.Y.Z", help="of TensorFlow Lite or LiteRT")
+    device.add_argument("--op", action="append", metavar="NAME", help="an operator in the app; repeat it")
 
 
 def _add_client(action: argparse.ArgumentParser) -> None:
@@ -141,6 +147,7 @@ def _add_mirrors(add: Callable[..., argparse.ArgumentParser]) -> None:
     action.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty")
     action.add_argument("--root", type=Path, metavar="FILE", help="the root to trust, as for fetch")
     action.add_argument("--cache", type=Path, metavar="FOLDER", help="as for fetch")
+    _add_device(action)
 
 
 def _add_site(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -288,10 +295,13 @@ def _rotate(arguments: argparse.Namespace) -> None:
 
 
 def _gc(arguments: argparse.Namespace) -> None:
-
-    collected = _opened(arguments).collect_garbage(
-        keep_versions=arguments.keep_versions, min_age=datetime.timedelta(days=arguments.min_age_days)
-    )
+    try:
+        min_age = datetime.timedelta(days=arguments.min_age_days)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"--min-age-days must be a number below 1e9; got {arguments.min_age_days:g}."
+        ) from error
+    collected = _opened(arguments).collect_garbage(keep_versions=arguments.keep_versions, min_age=min_age)
     for model, version in collected.versions:
         print(f"not signed any more: {model} version {version}")
     for file in collected.files:
@@ -482,8 +492,11 @@ def _remote_config(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from tfx_mobile.registry import exports
+    from tfx_mobile.registry.names import DEFAULT_VARIANT
 
-    fetched = _client(arguments).fetch(arguments.model, arguments.channel, fall_back=False)
+    fetched = _client(arguments).fetch(
+        arguments.model, arguments.channel, device=_device(arguments), fall_back=False
+    )
     paths = exports.export(
         fetched.path.read_bytes(),
         arguments.to,
@@ -492,7 +505,8 @@ def _export(arguments: argparse.Namespace) -> None:
         sha256=fetched.sha256,
         format=exports.Format(arguments.format),
     )
-    print(f"{arguments.model} version {fetched.version}  sha256:{fetched.sha256}")
+    variant = "" if fetched.variant == DEFAULT_VARIANT else f" ({fetched.variant})"
+    print(f"{arguments.model} version {fetched.version}{variant}  sha256:{fetched.sha256}")
     for path in paths:
         print(path)
 

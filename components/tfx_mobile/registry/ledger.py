@@ -293,7 +293,9 @@ class Ledger(Settings):
         rollouts = releases.promoted(
             self.model, self.past(source)[-1], past[-1] if past else None, rollout_permille
         )
-        return self._recorded({target: rollouts}, "promote", note)
+        lowest = min(one.version for one in rollouts)
+        filled = releases.filled(rollouts, lowest, past[::-1], self._offerable())
+        return self._recorded({target: filled}, "promote", note)
 
     def _offerable(self) -> set[releases.FileKey]:
         return {file.key for file in self.files if not file.withdrawn}

@@ -10,6 +10,7 @@ import re
 from tfx_mobile.common.errors import ConfigError
 
 DEFAULT_VARIANT = "default"
+MAX_VERSION = 10**18 - 1  # what a path has room for, and a phone's 64 bits
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ATTACHMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,30}\.(html|json|txt|csv|png|svg)")
 _DEFAULT_STEM = "model"
@@ -36,13 +37,15 @@ def check_name(what: str, name: str) -> str:
 
 
 def check_version(version: int) -> int:
-    """Returns `version`, an integer >= 1.
+    """Returns `version`, an integer from 1 to `MAX_VERSION`.
 
     Raises:
       ConfigError: The version is something else.
     """
     if type(version) is not int or version < 1:
         raise ConfigError(f"Version must be an integer of at least 1; got {version!r}.")
+    if version > MAX_VERSION:
+        raise ConfigError(f"Version must have at most {len(str(MAX_VERSION))} digits; got {version}.")
     return version
 
 

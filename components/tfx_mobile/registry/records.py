@@ -24,8 +24,10 @@ from tfx_mobile.registry.targeting import (
     Targeting,
     bucket_permille,
     check_permille,
+    check_targeting,
 )
 
+MAX_RECORD_BYTES = 1 << 20  # clients read no more
 _WITHDRAWN = "withdrawn"
 
 
@@ -77,6 +79,7 @@ class Rollout(Settings):
         if self.variant != names.DEFAULT_VARIANT:
             names.check_variant(self.variant)
         check_permille(self.rollout_permille)
+        check_targeting(self.targeting)
 
     def misfit(self, device: Device | None) -> str:
         """Returns why `device` does not get it, or empty text; None is a device that gets what all get."""
@@ -173,11 +176,16 @@ def version_targets(
     """Returns the TUF targets of a file and of its record, with their bytes.
 
     Raises:
-      ConfigError: `metadata` is not JSON without floats; the message names the key.
+      ConfigError: `metadata` is not JSON without floats, and the message names the key; or it is too large.
     """
     note = jsonable.dumps(
         {"metadata": checked_metadata(metadata), "published_unix_s": published_unix_s}
     ).encode()
+    if len(note) > MAX_RECORD_BYTES:
+        raise ConfigError(
+            f"metadata must have at most {MAX_RECORD_BYTES} bytes as JSON; got {len(note)}. Attach what is "
+            "longer as a file."
+        )
     return [
         (target(names.model_path(model, version, variant), content), content),
         (target(names.record_path(model, version, variant), note), note),

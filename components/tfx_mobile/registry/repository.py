@@ -39,10 +39,12 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     Targets,
     Timestamp,
 )
+from tuf.ngclient.config import UpdaterConfig
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry import keys as key_files
 from tfx_mobile.registry import names, storage
+from tfx_mobile.registry.backend import scheme_of
 from tfx_mobile.registry.chain import TIMESTAMP_PATH, Chain, load_chain, load_root, metadata_path
 from tfx_mobile.registry.storage import FolderStorage, Storage
 
@@ -54,6 +56,12 @@ SNAPSHOT_LIFETIME = datetime.timedelta(days=90)
 TIMESTAMP_LIFETIME = datetime.timedelta(days=30)
 MAX_ROOT_KEYS = 9
 
+# What a TUF client reads of a file at most, if nothing else is set: with more, no phone would be updated.
+_MAX_BYTES = {
+    Targets.type: UpdaterConfig.targets_max_length,
+    Snapshot.type: UpdaterConfig.snapshot_max_length,
+    Timestamp.type: UpdaterConfig.timestamp_max_length,
+}
 _TOP_ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 _ROOT_FILE, _MEMORY_FILE = "root.json", "timestamp.json"
 SignedT = TypeVar("SignedT", Root, Timestamp, Snapshot, Targets)
@@ -89,6 +97,10 @@ class Repository:
         if keys is None and not local:
             raise ConfigError(
                 f"Keys of a registry in a bucket must be named, a local folder; got none for {self.location}."
+            )
+        if keys is not None and (scheme := scheme_of(str(keys))):
+            raise ConfigError(
+                f"Keys must be kept in a local folder, which is named by its path; got a URI of '{scheme}'."
             )
         beside = Path(f"{self.location}.keys")
         self.keys = beside if keys is None else Path(os.path.abspath(keys))
@@ -376,7 +388,13 @@ class Repository:
         """Returns the metadata files of a commit; `signers` are those that are not yet trusted."""
 
         def sign(name: str, signed: SignedT) -> bytes:
-            return _sign(signed, signers.get(name) or self._signer(name, chain.root, chain.targets))
+            content = _sign(signed, signers.get(name) or self._signer(name, chain.root, chain.targets))
+            if len(content) > (most := _MAX_BYTES[signed.type]):
+                raise RegistryError(
+                    f"Metadata '{name}' must have at most {most} bytes, phones read no more; it would have "
+                    f"{len(content)}. Delete old versions with `tfx-mobile registry gc`."
+                )
+            return content
 
         writes: list[Write] = []
         snapshot_meta = chain.timestamp.snapshot_meta

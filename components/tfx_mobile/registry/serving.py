@@ -65,7 +65,7 @@ class Server(http.server.ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"Registry must be served at a free address of this machine; got {host}, port {port}: "
-                f"{error}. Name another port."
+                f"{str(error).rstrip('.')}. Name another."
             ) from error
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self.server_address[1]}"

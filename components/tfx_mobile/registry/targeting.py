@@ -164,6 +164,19 @@ def check_permille(permille: int) -> int:
     return permille
 
 
+def check_targeting(targeting: Targeting) -> Targeting:
+    """Returns `targeting`, a `Targeting`.
+
+    Raises:
+      ConfigError: It is something else.
+    """
+    if not isinstance(targeting, Targeting):
+        raise ConfigError(
+            f"targeting must be a Targeting; got {type(targeting).__name__}. Leave it out to ask nothing."
+        )
+    return targeting
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     """Returns four numbers; 2.1 is 2.1.0.0."""
     found = [int(part) for part in version.split(".")]

@@ -8,6 +8,8 @@ from tfx_mobile.common.jsonable import Settings
 from tfx_mobile.registry import names
 from tfx_mobile.registry.backend import scheme_of
 
+_USER = re.compile(r"[^/]+:/+[^/]*@")
+_QUERY = re.compile(r"[^/]{2,}:/.*[?#]")
 _SIGNED_SCHEMES = ("", "file", "http", "https", "s3", "gs")
 
 
@@ -35,11 +37,14 @@ class RegistryModelConfig(Settings):
             raise ConfigError("registry must be a folder or a URL; got an empty path.")
         names.check_name("Model", self.model_name)
         names.check_name("Channel", self.channel)
-        if re.match(r"[^/]+:/+[^/]*@", self.registry):
+        if _USER.match(self.registry) or _QUERY.match(self.registry):
             raise ConfigError(
-                "registry must be a URL without user or password, which ML Metadata keeps; got one with. "
-                "Serve the registry openly: its signatures are what is trusted."
+                "registry must be a URL without user, password or query, which ML Metadata keeps; got one "
+                "with. Serve the registry openly: its signatures are what is trusted."
             )
+        for name in ("root", "cache"):
+            if scheme := scheme_of(getattr(self, name)):
+                raise ConfigError(f"{name} must be a local path; got a URI of '{scheme}'.")
         if is_mirror(self.registry):
             if self.root or self.cache:
                 raise ConfigError(
