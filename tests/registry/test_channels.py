@@ -235,6 +235,30 @@ def test_an_operation_that_is_refused_changes_nothing(
     assert tree(registry.repository, registry.keys) == before
 
 
+def test_a_promotion_to_a_smaller_share_leaves_nobody_without_a_file(registry: Registry) -> None:
+    registry.publish("taxi-fare", b"four", channel="beta", metadata={})
+    registry.promote("taxi-fare")
+    assert _offers(registry) == [(4, 1000)]
+    registry.promote("taxi-fare", rollout_permille=100)
+    assert _offers(registry) == [(4, 100), (3, 1000)]
+
+
+def test_each_channel_has_a_delta_to_a_new_version_from_what_it_gives_everyone(registry: Registry) -> None:
+    files = [bytes(range(256)) * 64 + f"version {number}".encode() for number in range(4)]
+    registry.publish("net", files[0], metadata={})
+    for content in files[1:]:
+        registry.publish("net", content, channel="beta", metadata={})
+    deltas = registry.repository.glob("targets/net/*/*.bsdiff")
+    found = sorted((int(path.parent.name), path.name.split(".", 1)[1]) for path in deltas)
+    assert found == [
+        (2, "model.from-1.bsdiff"),
+        (3, "model.from-1.bsdiff"),
+        (3, "model.from-2.bsdiff"),
+        (4, "model.from-1.bsdiff"),
+        (4, "model.from-3.bsdiff"),
+    ]
+
+
 def test_a_promotion_only_goes_up(registry: Registry, contents: dict[int, bytes]) -> None:
     registry.publish("taxi-fare", contents[2], version=2, channel="beta", metadata={})
     message = (
@@ -265,8 +289,14 @@ def test_a_history_that_was_changed_or_lost_is_refused(registry: Registry) -> No
         RegistryError, match=re.escape("must have the sha256 that the next record names; it has")
     ):
         registry.history("taxi-fare")
+    with pytest.raises(RegistryError, match=re.escape("must have the sha256 that the next record names")):
+        registry.verify()
     second.unlink()
-    for read in (registry.history, lambda model: registry.rollback(model, reason="x")):
+    for read in (
+        registry.history,
+        lambda model: registry.rollback(model, reason="x"),
+        lambda model: registry.verify(),
+    ):
         with pytest.raises(
             RegistryError, match=re.escape("Record 2 of channel 'stable' of 'taxi-fare' must be")
         ):

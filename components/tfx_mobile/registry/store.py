@@ -177,7 +177,7 @@ class Registry(Repository):
           targeting: What the file asks of a device.
           attachments: Other files to sign and keep beside it, by name, such as 'evaluation.html'; phones do
             not fetch them.
-          delta: Also sign a patch from the version that the channel gives everyone now, where it is under
+          delta: Also sign patches from the versions that the channels give everyone now, where they are under
             half of the file; phones that have that version fetch it instead.
 
         Returns:
@@ -197,7 +197,7 @@ class Registry(Repository):
         plain = records.checked_metadata(metadata)
         beside = {names.check_attachment(name): data for name, data in (attachments or {}).items()}
         self._check_exists()
-        patch = self._patch(model, content, variant, channel) if delta else None  # minutes, so not locked
+        patches = self._patches(model, content, variant) if delta else {}  # minutes, so not locked
         with self._locked():
             chain = self._load()
             check_fresh(Root.type, chain.root, utc_now())
@@ -217,9 +217,10 @@ class Registry(Repository):
                 for name, data in beside.items():
                     place = names.attachment_path(model, version, variant, name)
                     added.append((records.target(place, data), data))
-                if patch and (patch[0], variant) in _offerable(model, role):
-                    place = names.delta_path(model, version, variant, patch[0])
-                    added.append((records.target(place, patch[1]), patch[1]))
+                for base, patch in patches.items():
+                    if (base, variant) in _offerable(model, role):
+                        place = names.delta_path(model, version, variant, base)
+                        added.append((records.target(place, patch), patch))
             offered = record.rollouts if record else ()
             if all((one.version, one.variant) != (version, variant) for one in offered) and (
                 created or version >= max((one.version for one in offered), default=0)
@@ -257,7 +258,10 @@ class Registry(Repository):
 
         def change(role: Targets) -> dict[str, tuple[Rollout, ...]]:
             taken, given = self._offered(model, role, source), self._channel(model, role, target)
-            return {target: releases.promoted(model, taken, given, rollout_permille)}
+            rollouts = releases.promoted(model, taken, given, rollout_permille)
+            earlier = list(self._earlier(model, role, target)) if given else []
+            lowest = min(one.version for one in rollouts)
+            return {target: releases.filled(rollouts, lowest, earlier, _offerable(model, role))}
 
         return self._change_channels(model, change, "promote", note)[target].event
 
@@ -453,6 +457,8 @@ class Registry(Repository):
             for key in held:
                 self._record(model, role, *key)
             for channel, record in self._channels(model, role).items():
+                for _ in self._earlier(model, role, channel):
+                    pass  # each is read, and checked by the hash that the one after it names
                 for rollout in record.rollouts:
                     file = held.get((rollout.version, rollout.variant))
                     if file is None or records.withdrawn(file):
@@ -541,23 +547,25 @@ class Registry(Repository):
             ),
         ]
 
-    def _patch(self, model: str, content: bytes, variant: str, channel: str) -> tuple[int, bytes] | None:
-        """Returns the version that the channel gives everyone now, and a patch from it, where that pays."""
+    def _patches(self, model: str, content: bytes, variant: str) -> dict[int, bytes]:
+        """Returns, by version, patches from what each channel gives everyone now, where that pays."""
         if not MIN_DELTA_BYTES <= len(content) <= MAX_DELTA_BYTES:
-            return None
+            return {}
         chain = self._load()
         if model not in chain.models():
-            return None
-        role = chain.role(model)
-        record = self._channel(model, role, channel)
-        for one in record.rollouts if record else ():
-            if one.variant == variant and one.rollout_permille == EVERYONE_PERMILLE:
-                base = self._held(model, role, one.version, variant)
-                if base.hashes["sha256"] == sha256_of(content) or base.length > MAX_DELTA_BYTES:
-                    return None
-                patch: bytes = bsdiff4.diff(self._read_target(base), content)
-                return (one.version, patch) if len(patch) < len(content) / 2 else None
-        return None
+            return {}
+        role, found = chain.role(model), {}
+        for record in self._channels(model, role).values():
+            for one in record.rollouts:
+                if one.variant == variant and one.rollout_permille == EVERYONE_PERMILLE:
+                    base = self._held(model, role, one.version, variant)
+                    if base.hashes["sha256"] == sha256_of(content):
+                        return {}
+                    if one.version not in found and base.length <= MAX_DELTA_BYTES:
+                        patch: bytes = bsdiff4.diff(self._read_target(base), content)
+                        found[one.version] = patch
+                    break
+        return {version: patch for version, patch in found.items() if len(patch) < len(content) / 2}
 
     def _channels(self, model: str, role: Targets) -> dict[str, ChannelRecord]:
         found: dict[str, ChannelRecord] = {}
