@@ -60,6 +60,27 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_command_whose_package_is_not_installed_says_which_one_in_one_line() -> None:
+    code = (
+        "import sys\nsys.modules['tuf'] = None\nfrom tfx_mobile import cli\n"
+        "sys.exit(cli.main(['registry', 'check', '--from', 'registry', '--root', 'root.json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("tfx-mobile: error: This command needs the package 'tuf'; ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_module_of_ours_that_is_missing_is_a_mistake_of_ours_and_keeps_its_trace() -> None:
+    code = (
+        "import sys\nsys.modules['tfx_mobile.registry.client'] = None\nfrom tfx_mobile import cli\n"
+        "sys.exit(cli.main(['registry', 'check', '--from', 'registry', '--root', 'root.json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+
+
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["--version"])

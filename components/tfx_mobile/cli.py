@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except TfxMobileError as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "tfx_mobile"):
+            raise
+        print(
+            f"{parser.prog}: error: This command needs the package '{package}'; it is not installed here. "
+            "Run it where tfx-mobile was installed with its dependencies, such as the checkout's .venv.",
+            file=sys.stderr,
+        )
         return 2
     except BrokenPipeError:  # `tfx-mobile registry list ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -329,6 +340,9 @@ def _add_compile(commands: Any) -> None:
 
 
 def _compile(arguments: argparse.Namespace) -> None:
+    # What libraries say of themselves while they are imported would hide what is said of the pipeline.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
     from tfx_mobile.orchestration.kubeflow import compiling, resources
 
     pipeline = compiling.load_pipeline(arguments.pipeline)

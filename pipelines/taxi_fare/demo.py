@@ -24,7 +24,7 @@ from tfx_mobile.registry.client import Client, Fetched
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.size_latency_evaluator import evaluation as evaluations
 from tfx_mobile.size_latency_evaluator.config import Gate
-from tfx_mobile.size_latency_evaluator.evaluation import Evaluation
+from tfx_mobile.size_latency_evaluator.evaluation import Evaluation, Verdict
 
 _BASELINES_FILE = "baselines.json"
 
@@ -128,12 +128,18 @@ def _print_verdict(console: Console, found: Evaluation) -> None:
     if not found.chosen:
         return
     for verdict in found.candidate(found.chosen).verdicts:
-        value = "-" if verdict.value is None else _shown(verdict.value)
-        bound = "" if verdict.bound is None else f" (95 % bound {_shown(verdict.bound)})"
-        margin = (
-            "-" if verdict.margin is None else f"{'+' if verdict.margin >= 0 else ''}{_shown(verdict.margin)}"
-        )
-        console.print(f"  {verdict.status.value:<5} {verdict.gate}: got {value}{bound}, margin {margin}")
+        console.print(verdict_line(verdict))
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """Returns how the chosen file did at one gate."""
+    if verdict.waived:
+        return f"  waived {verdict.gate}: nothing was released yet"
+    value = "-" if verdict.value is None else _shown(verdict.value)
+    bound = "" if verdict.bound is None else f" (95 % bound {_shown(verdict.bound)})"
+    margin = "-" if verdict.margin is None else _shown(verdict.margin)
+    sign = "+" if verdict.margin is not None and verdict.margin >= 0 else ""
+    return f"  {verdict.status.value:<6} {verdict.gate}: got {value}{bound}, margin {sign}{margin}"
 
 
 def _print_baseline(console: Console, properties: dict[str, Any]) -> None:

@@ -14,7 +14,12 @@ from tfx_mobile.registry.adapter import check_can
 from tfx_mobile.registry.backend import Capabilities, open_backend
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "registry-backends.md").read_text()
-LOCATIONS = {"signed store": "/registry", "MLflow": "mlflow+http://127.0.0.1:5000"}
+LOCATIONS = {
+    "signed store": "/registry",
+    "bucket": "bucket+file:///models",
+    "OCI registry": "oci://127.0.0.1:5000/models",
+    "MLflow": "mlflow+http://127.0.0.1:5000",
+}
 
 
 def blocks(language: str) -> dict[str, str]:

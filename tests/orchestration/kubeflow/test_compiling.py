@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def tasks(taxi) -> dict:
 
 
 # The whole pipeline
+
+
+def test_compiling_says_what_was_compiled_and_nothing_of_the_libraries(tmp_path):
+    command = [sys.executable, "-m", "tfx_mobile.cli", "compile", "taxi_fare.kubeflow:create_pipeline"]
+    path = tmp_path / "taxi.yaml"
+    done = subprocess.run(
+        [*command, f"--image={IMAGE}", f"--output={path}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"{path}  taxi-fare, 11 tasks",
+        "parameter data_folder  '/data/chicago'",
+    ]
+    assert not re.search(r"FutureWarning| [IW] (tensorflow|external)/", done.stderr)
 
 
 def test_the_server_takes_the_taxi_fare_pipeline_without_a_value_given(taxi):
