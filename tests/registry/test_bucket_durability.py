@@ -1,5 +1,7 @@
 """Publishers to a bucket that are killed. Processes and signals are real, as in `test_durability`."""
 
+import datetime
+import errno
 import json
 import os
 import re
@@ -115,3 +117,47 @@ def test_a_registry_whose_making_is_killed_anywhere_can_be_made_again(bucket: st
         phone = Client(web_address(place), root=registry.root_path, cache=keys / "phone")
         assert phone.fetch("m").version == 1
     assert dies_at == 12 + 1  # the lock, ten files and keys, the lock's end
+
+
+ACTS: dict[str, Callable[[Registry, int], object]] = {
+    "create": lambda r, n: Registry.open_or_create(f"{r.location}/{n}", r.keys.with_name(f"keys-{n}")),
+    "verify": lambda r, n: r.verify(),
+    "publish": lambda r, n: r.publish("m", b"content %d" % n, metadata={}),
+    "garbage": lambda r, n: r.collect_garbage(keep_versions=1, min_age=datetime.timedelta(0)),
+    "refresh": lambda r, n: r.refresh(),
+}
+
+
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)  # what is tested is what we do about it
+@pytest.mark.parametrize("name", ACTS)
+def test_a_request_that_fails_is_an_error_of_the_registry_and_leaves_what_verifies(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    registry = Registry.create(bucket, tmp_path / "keys")
+    for number in range(3):
+        registry.publish("m", b"%d" % number, metadata={})
+    said: list[str] = []
+    asked, fails_at = [0], 0
+    while asked[0] >= fails_at:
+        asked[0], fails_at = 0, fails_at + 1
+
+        def failing(request: Callable[..., Any], at: int = fails_at) -> Callable[..., Any]:
+            def requests(*arguments: Any, **options: Any) -> Any:
+                asked[0] += 1
+                if asked[0] == at:
+                    raise OSError(errno.EIO, "The network is gone")
+                return request(*arguments, **options)
+
+            return requests
+
+        with monkeypatch.context() as patch:
+            for method in ("read", "exists", "delete", "_below", "_put"):
+                patch.setattr(ObjectStorage, method, failing(getattr(ObjectStorage, method)))
+            try:
+                ACTS[name](Registry(bucket, registry.keys), fails_at)
+            except RegistryError as error:
+                said.append(str(error))
+        _let_the_lease_run_out(bucket)
+        registry.verify()
+    assert said
+    assert not [text for text in said if "The network is gone" not in text]
