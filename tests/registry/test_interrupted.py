@@ -17,6 +17,7 @@ from tests.registry import softhsm
 from tuf.api.metadata import Root  # type: ignore[attr-defined]
 
 from tfx_mobile.common.errors import RegistryError
+from tfx_mobile.registry import keys as key_files
 from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.repository import Write
 from tfx_mobile.registry.store import Registry
@@ -138,6 +139,12 @@ def _assert_goes_on(registry: Registry, first_root: bytes, caches: list[Path], c
         assert phone.fetch("m").path.read_bytes() == content
 
 
+def _assert_no_root_key_is_lost(registry: Registry) -> None:
+    trusted = registry.root().roles[Root.type]
+    names = key_files.root_key_names(len(trusted.keyids))
+    assert len(key_files.trusted_signers(registry.keys, names, trusted)) == len(trusted.keyids)
+
+
 def _assert_is_finished(registry: Registry, role: str, old: list[str]) -> None:
     assert _state(registry, role, old) == _expected(role, old)[-1]
     root = registry.root().roles[Root.type]
@@ -171,6 +178,7 @@ def test_a_rotation_that_stops_anywhere_verifies_and_the_same_command_finishes_i
         ended = _rotate(registry, role, token, stops_at, is_killed=is_killed)
         assert ended != REFUSED or tree(registry.repository, registry.keys) == before
         _assert_goes_on(registry, first_root, [seen, folder / "between"], b"one")
+        _assert_no_root_key_is_lost(registry)
         states.append(_state(registry, role, old))
         if ended != FINISHED:
             registry.publish("m", b"two", metadata={})
@@ -197,6 +205,34 @@ def test_a_rotation_that_stops_again_and_again_gets_to_its_end(
     registry.publish("m", b"two", metadata={})
     assert _rotate(registry, role, token) == FINISHED
     _assert_goes_on(registry, first_root, [tmp_path / "phone"], b"two")
+
+
+def test_a_key_stays_when_it_is_not_known_whether_phones_see_it(
+    registries: dict[str, Registry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that breaks after the request was sent: the root is there, and nobody says so."""
+    registry = _copy(registries["one root key"], tmp_path)
+    first_root, old = registry.root_path.read_bytes(), _keyids(registry, "root")
+    real_write = Registry._write
+
+    def write(self: Registry, one: Write) -> None:
+        real_write(self, one)
+        if one.path == "metadata/2.root.json":
+            for name in ("read", "delete"):
+                monkeypatch.setattr(self._storage, name, time_out)
+            time_out(one.storage.place(one.path))
+
+    def time_out(path: str) -> bytes:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)
+
+    monkeypatch.setattr(Registry, "_write", write)
+    with pytest.raises(RegistryError, match=re.escape("2.root.json: Connection timed out. Free the space")):
+        Registry(registry.repository).rotate_key("root")
+    monkeypatch.setattr(Registry, "_write", real_write)
+    _assert_goes_on(registry, first_root, [tmp_path / "phone"], b"one")
+    registry.rotate_key("root")
+    _assert_is_finished(registry, "root", old)
+    _assert_goes_on(registry, first_root, [tmp_path / "phone", tmp_path / "new"], b"one")
 
 
 def test_an_interrupted_rotation_goes_on_with_no_other_key_than_its_own(

@@ -4,6 +4,7 @@ One table of operations, one of troubles. An operation runs in a process of its 
 have a limit on its files, and may reach an HSM.
 """
 
+import errno
 import os
 import re
 import resource
@@ -20,8 +21,10 @@ from typing import Any
 import pytest
 from tests.registry import softhsm
 
+from tfx_mobile import cli
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry.client import Client
+from tfx_mobile.registry.repository import Write
 from tfx_mobile.registry.store import Registry
 
 NOBODY = 65534
@@ -310,6 +313,39 @@ def test_garbage_that_may_not_be_deleted_is_named_and_goes_the_next_time(
     run("gc", user=NOBODY)
     assert not held.exists()
     registry.verify()
+
+
+@pytest.mark.parametrize("days", ["nan", "inf", "1e12"])
+def test_an_age_that_is_no_number_of_days_is_refused(
+    registry: Registry, days: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _everything(registry)
+    assert cli.main(["registry", "gc", str(registry.repository), "--min-age-days", days]) == 2
+    assert f"--min-age-days must be a number of days; got {float(days)}. Write" in capsys.readouterr().err
+    assert _everything(registry) == before
+
+
+def test_a_root_that_is_renewed_is_written_last_and_never_taken_back(
+    registry: Registry, forger: Any, expire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _expire_root(registry, forger, expire)
+    written: list[str] = []
+    real = Registry._write
+
+    def write(self: Registry, one: Write) -> None:
+        written.append(one.path)
+        if one.storage is registry._key_storage and one.path == "root.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), one.storage.place(one.path))
+        real(self, one)
+
+    monkeypatch.setattr(Registry, "_write", write)
+    with pytest.raises(RegistryError, match=re.escape("root.json: No space left on device. Free the space")):
+        registry.refresh()
+    assert written == ["metadata/timestamp.json", "timestamp.json", "metadata/2.root.json", "root.json"]
+    registry.verify()
+    monkeypatch.setattr(Registry, "_write", real)
+    assert registry.refresh() == ["timestamp"]
+    assert registry.root_path.read_bytes() == (registry.repository / "metadata/2.root.json").read_bytes()
 
 
 def _expire_root(registry: Registry, forger: Any, expire: Any) -> None:

@@ -288,10 +288,13 @@ def _rotate(arguments: argparse.Namespace) -> None:
 
 
 def _gc(arguments: argparse.Namespace) -> None:
-
-    collected = _opened(arguments).collect_garbage(
-        keep_versions=arguments.keep_versions, min_age=datetime.timedelta(days=arguments.min_age_days)
-    )
+    try:
+        min_age = datetime.timedelta(days=arguments.min_age_days)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"--min-age-days must be a number of days; got {arguments.min_age_days}. Write for example 7."
+        ) from error
+    collected = _opened(arguments).collect_garbage(keep_versions=arguments.keep_versions, min_age=min_age)
     for model, version in collected.versions:
         print(f"not signed any more: {model} version {version}")
     for file in collected.files:

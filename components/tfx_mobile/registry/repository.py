@@ -139,10 +139,12 @@ class Repository:
         with self._locked():
             chain, now = self._load(), utc_now()
             roots: list[Write] = []
+            signed: list[str] = []
             if self.is_root_due(chain.root) and (
                 self._has_root_keys(chain.root) or chain.root.is_expired(now)
             ):
-                roots = [self._next_root(chain.root, lambda root: None)[1]]
+                roots.append(self._next_root(chain.root, lambda root: None)[1])
+                signed.append(Root.type)
             due: dict[str, Targets] = {}
             for model in chain.models():
                 role = chain.role(model)
@@ -154,11 +156,12 @@ class Repository:
                 )
             renews_snapshot = bool(due) or _is_due(chain.snapshot, SNAPSHOT_LIFETIME, now)
             rest = self._signed_writes(chain, due, {}, now, renews_snapshot=renews_snapshot)
-            # Of all that is renewed the timestamp is what shows: a root by the same keys can be taken back.
             newest = roots[0].content if roots else chain.root_json
-            kept = [] if newest == self._trusted_root() else [Write(self._key_storage, _ROOT_FILE, newest)]
-            self._write_all([*roots, *rest, *kept])
-            signed = [Root.type] if roots else []
+            if newest != self._trusted_root():
+                roots.append(Write(self._key_storage, _ROOT_FILE, newest, shows=not roots))
+            self._write_all(rest)
+            if roots:  # last: a root that a phone has seen is never taken back
+                self._write_all(roots)
             return [*signed, *due, *([Snapshot.type] if renews_snapshot else []), Timestamp.type]
 
     def root(self) -> Root:
@@ -643,8 +646,10 @@ def _is_shown(writes: Sequence[Write]) -> bool:
     shown = next(write for write in writes if write.shows)
     try:
         return shown.storage.read(shown.path) == shown.content
-    except (OSError, RegistryError):
+    except FileNotFoundError:
         return shown.content is None
+    except (OSError, RegistryError):
+        return True  # not known, so that nothing is taken back: phones may need the key that was made
 
 
 def _delegating(old: Delegations | None, model: str, signer: Signer) -> Delegations:
