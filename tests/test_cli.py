@@ -190,8 +190,6 @@ def test_a_release_goes_its_way_on_the_command_line(
             "Role must be one of root, targets, snapshot, timestamp, model-taxi-fare;",
         ),
         (["use-signer", "{}", "root", "gpg:x"], "Key must be hsm:<id>?label=<token>, gcpkms:<name>"),
-        (["gc", "{}", "--min-age-days", "nan"], "--min-age-days must be a number below 1e9; got nan."),
-        (["gc", "{}", "--min-age-days", "1e10"], "--min-age-days must be a number below 1e9; got 1e+10."),
         (["list", "{}", "--keys", "gs://b/k"], "Keys must be kept in a local folder"),
         (["gc", "{}", "--keep-versions", "0"], "keep_versions must be an integer of at least 1; got 0."),
         (["list", "s3://bucket/x"], "Keys of a registry in a bucket must be named, a local folder; got none"),

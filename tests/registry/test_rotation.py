@@ -1,5 +1,6 @@
 """Keys that are rotated, several root keys, root keys that are elsewhere, and keys in an HSM."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.registry import softhsm
 from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
@@ -126,8 +128,6 @@ def test_a_root_key_that_is_elsewhere_is_missed_only_where_it_must_sign(
     registry.verify()
 
 
-LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
-PIN = "246810"
 # pkcs11 loads its library once a process and never lets go of it, so a process of its own has it.
 WITH_HSM = """
 import sys
@@ -148,37 +148,7 @@ assert phone.fetch("taxi-fare").path.read_bytes() == b"signed in the HSM"
 @pytest.fixture(scope="session")
 def hsm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment that reaches a SoftHSM token with a P-256 key."""
-    folder = tmp_path_factory.mktemp("hsm")
-    (folder / "tokens").mkdir()
-    (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder / 'tokens'}\n")
-    environment = {
-        **os.environ,
-        "SOFTHSM2_CONF": str(folder / "softhsm2.conf"),
-        "PYKCS11LIB": LIBRARY,
-        key_files.SECRET_VARIABLE: PIN,
-    }
-    pem = folder / "key.pem"
-    commands = [
-        ["softhsm2-util", "--init-token", "--free", "--label", "publisher", "--pin", PIN, "--so-pin", "1357"],
-        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(pem)],
-        [
-            "softhsm2-util",
-            "--import",
-            str(pem),
-            "--token",
-            "publisher",
-            "--label",
-            "k",
-            "--id",
-            "02",
-            "--pin",
-            PIN,
-        ],
-    ]
-    for command in commands:
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-    pem.unlink()
-    return environment
+    return {**os.environ, **softhsm.make_token(tmp_path_factory.mktemp("hsm"))}
 
 
 def _run(hsm: dict[str, str], registry: Registry, role: str, uri: str) -> subprocess.CompletedProcess[str]:
@@ -190,12 +160,45 @@ def _run(hsm: dict[str, str], registry: Registry, role: str, uri: str) -> subpro
 def test_a_key_in_an_hsm_signs_what_phones_believe(
     registry: Registry, hsm: dict[str, str], role: str
 ) -> None:
-    ended = _run(hsm, registry, role, "hsm:2?label=publisher")
+    ended = _run(hsm, registry, role, softhsm.URI)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert not (registry.keys / f"{role}.pem").exists()
     assert b"PRIVATE" not in (registry.keys / f"{role}.signer.json").read_bytes()
     root = Metadata[Root].from_bytes(registry.root_path.read_bytes()).signed
     assert [root.keys[keyid].scheme for keyid in root.roles[role].keyids] == ["ecdsa-sha2-nistp256"]
+
+
+def test_the_command_line_moves_a_role_to_an_hsm_and_every_command_then_signs_there(
+    registry: Registry, phone: Client, hsm: dict[str, str]
+) -> None:
+    phone.fetch("taxi-fare")
+
+    def say(*arguments: str) -> str:
+        command = [sys.executable, "-m", "tfx_mobile.cli", "registry", *arguments]
+        ended = subprocess.run(command, env=hsm, text=True, capture_output=True, check=False)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return ended.stdout
+
+    folder = str(registry.repository)
+    old = registry.root().roles["snapshot"].keyids
+    said = say("use-signer", folder, "snapshot", softhsm.URI)
+    (keyid,) = registry.root().roles["snapshot"].keyids
+    assert [keyid] != old
+    assert said == (f"snapshot is signed with key {keyid} from now on; the old key is of no use any more.\n")
+    assert not (registry.keys / "snapshot.pem").exists()
+    reference = json.loads((registry.keys / "snapshot.signer.json").read_bytes())
+    assert (reference["uri"], reference["public_key"]["keyid"]) == (softhsm.URI, keyid)
+    say("rollback", folder, "taxi-fare", "--reason", "signed in the HSM")
+    say("verify", folder)
+    assert phone.fetch("taxi-fare").version == 2
+    newest = max(
+        registry.repository.glob("metadata/*.snapshot.json"), key=lambda path: path.stat().st_mtime_ns
+    )
+    assert list(Metadata.from_bytes(newest.read_bytes()).signatures) == [keyid]
+    say("rotate", folder, "snapshot")  # and back to a file
+    assert (registry.keys / "snapshot.pem").exists()
+    assert not (registry.keys / "snapshot.signer.json").exists()
+    registry.verify()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_an_hsm_that_does_not_sign_changes_nothing_and_its_pin_is_not_said(
     last = ended.stderr.splitlines()[-1]
     assert message in last
     assert last.startswith("tfx_mobile.common.errors.RegistryError: ")
-    assert PIN not in ended.stderr
+    assert softhsm.PIN not in ended.stderr
     assert "1111" not in ended.stderr
     assert tree(registry.repository, registry.keys) == before
 

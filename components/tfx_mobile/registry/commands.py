@@ -299,7 +299,7 @@ def _gc(arguments: argparse.Namespace) -> None:
         min_age = datetime.timedelta(days=arguments.min_age_days)
     except (ValueError, OverflowError) as error:
         raise ConfigError(
-            f"--min-age-days must be a number below 1e9; got {arguments.min_age_days:g}."
+            f"--min-age-days must be a number of days; got {arguments.min_age_days}. Write for example 7."
         ) from error
     collected = _opened(arguments).collect_garbage(keep_versions=arguments.keep_versions, min_age=min_age)
     for model, version in collected.versions:

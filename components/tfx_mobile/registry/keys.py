@@ -133,10 +133,12 @@ def load_root_signers(folder: Path, role: Role) -> dict[str, Signer]:
     found = trusted_signers(folder, key_names, role)
     if len(found) < role.threshold:
         lacking = [str(key_path(folder, name)) for name in key_names if name not in found]
+        strange = [str(path) for name in key_names if name not in found for path in key_files(folder, name)]
+        untrusted = f"; the registry does not trust {' and '.join(strange)}" if strange else ""
         raise RegistryError(
             f"Private key of role 'root' must be at {' and '.join(lacking)}: {role.threshold} of "
-            f"{len(key_names)} must sign, and {len(found)} can. Bring the root key back from where it is "
-            "kept, for this step alone."
+            f"{len(key_names)} must sign, and {len(found)} can{untrusted}. "
+            "Bring the root key back from where it is kept, for this step alone."
         )
     return found
 

@@ -45,7 +45,14 @@ from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry import keys as key_files
 from tfx_mobile.registry import names, storage
 from tfx_mobile.registry.backend import scheme_of
-from tfx_mobile.registry.chain import TIMESTAMP_PATH, Chain, load_chain, load_root, metadata_path
+from tfx_mobile.registry.chain import (
+    TIMESTAMP_PATH,
+    Chain,
+    check_fresh,
+    load_chain,
+    load_root,
+    metadata_path,
+)
 from tfx_mobile.registry.storage import FolderStorage, Storage
 
 # How long a signature holds. A phone that is shown an old copy of the repository notices when the timestamp
@@ -109,7 +116,7 @@ class Repository:
                 f"Keys must be kept outside the repository, which is served; got {self.keys} "
                 f"in {self.location}. Name another folder."
             )
-        self._key_storage = FolderStorage(self.keys, mode=0o700)
+        self._key_storage = FolderStorage(self.keys, mode=0o700, follows_links=True)
         self._lock: storage.Lock | None = None
 
     @property
@@ -142,14 +149,14 @@ class Repository:
         """
         self._check_exists()
         with self._locked():
-            chain, now, signed = self._load(), utc_now(), []
+            chain, now = self._load(), utc_now()
+            roots: list[Write] = []
+            signed: list[str] = []
             if self.is_root_due(chain.root) and (
                 self._has_root_keys(chain.root) or chain.root.is_expired(now)
             ):
-                self._commit_root(chain.root, lambda root: None)
+                roots.append(self._next_root(chain.root, lambda root: None)[1])
                 signed.append(Root.type)
-                chain = self._load()
-            self._keep_root(chain)
             due: dict[str, Targets] = {}
             for model in chain.models():
                 role = chain.role(model)
@@ -160,7 +167,13 @@ class Repository:
                     chain.targets, chain.targets.targets, chain.targets.delegations, now
                 )
             renews_snapshot = bool(due) or _is_due(chain.snapshot, SNAPSHOT_LIFETIME, now)
-            self._write_all(self._signed_writes(chain, due, {}, now, renews_snapshot=renews_snapshot))
+            rest = self._signed_writes(chain, due, {}, now, renews_snapshot=renews_snapshot)
+            newest = roots[0].content if roots else chain.root_json
+            if newest != self._trusted_root():
+                roots.append(Write(self._key_storage, _ROOT_FILE, newest, shows=not roots))
+            self._write_all(rest)
+            if roots:  # last: a root that a phone has seen is never taken back
+                self._write_all(roots)
             return [*signed, *due, *([Snapshot.type] if renews_snapshot else []), Timestamp.type]
 
     def root(self) -> Root:
@@ -219,7 +232,8 @@ class Repository:
             yield
         except OSError as error:
             raise RegistryError(
-                f"Registry {self.location} must be reachable; {error.strerror or error}."
+                f"Registry {self.location} must be reachable; {error.strerror or error}. "
+                "Check where it is, the network, and who may read it."
             ) from error
 
     def _check_exists(self) -> None:
@@ -267,7 +281,11 @@ class Repository:
             return Metadata[Timestamp].from_bytes(self._key_storage.read(_MEMORY_FILE)).signed.version
         except FileNotFoundError:
             return 0
-        except (OSError, RepositoryError) as error:
+        except OSError as error:
+            raise RegistryError(
+                f"Keys folder must be readable; {place}: {error.strerror}. Run as the user who owns the keys."
+            ) from error
+        except RepositoryError as error:
             raise RegistryError(
                 f"{place} must hold the last timestamp signed; it cannot be read. Copy "
                 f"{self._storage.place(TIMESTAMP_PATH)} there once you know that it is the newest."
@@ -377,7 +395,7 @@ class Repository:
                 changed[name] = Targets(expires=now + TARGETS_LIFETIME, targets=role.targets)
             if model not in chain.models() or not chain.signs_todays_paths(model):
                 delegations = _delegating(delegations, model, signers[name])
-        if delegations is not chain.targets.delegations:
+        if delegations is not chain.targets.delegations or chain.targets.is_expired(now):
             changed[Targets.type] = _next_targets(chain.targets, chain.targets.targets, delegations, now)
         writes += [Write(self._storage, self._target_file(target), content) for target, content in added]
         writes += self._signed_writes(chain, changed, signers, now, renews_snapshot=True)
@@ -452,14 +470,10 @@ class Repository:
         key_names = key_files.root_key_names(len(role.keyids))
         return len(key_files.trusted_signers(self.keys, key_names, role)) >= role.threshold
 
-    def _commit_root(
-        self,
-        root: Root,
-        change: Callable[[Root], None],
-        new_signers: Sequence[Signer] = (),
-        first: Sequence[Write] = (),
-    ) -> None:
-        """Writes the next root, signed by the old root keys and by those that come in."""
+    def _next_root(
+        self, root: Root, change: Callable[[Root], None], new_signers: Sequence[Signer] = ()
+    ) -> tuple[Root, Write]:
+        """Returns the next root, signed by the old root keys and by those that come in."""
         newer = Root(
             version=root.version + 1,
             expires=utc_now() + ROOT_LIFETIME,
@@ -472,49 +486,55 @@ class Repository:
         newer.keys = {keyid: key for keyid, key in newer.keys.items() if keyid in used}
         old = key_files.load_root_signers(self.keys, root.roles[Root.type]).values()
         content = _sign(newer, *{signer.public_key.keyid: signer for signer in (*old, *new_signers)}.values())
-        file = metadata_path(Root.type, newer.version)
-        self._write_all([*first, Write(self._storage, file, content, shows=True)])
+        return newer, Write(self._storage, metadata_path(Root.type, newer.version), content, shows=True)
 
-    def _keep_root(self, chain: Chain) -> None:
-        if chain.root_json != self._trusted_root():
-            self._write_all([Write(self._key_storage, _ROOT_FILE, chain.root_json, shows=True)])
-
-    def _next_key(self, name: str, signer_uri: str | None) -> tuple[Signer, list[Write]]:
+    def _next_key(self, name: str, role: Role, signer_uri: str | None) -> tuple[Signer, list[Write]]:
         """Returns the key that a rotation brings in: what an interrupted one has left, or a new one."""
+        content = None if signer_uri is None else key_files.find_key(signer_uri)
         waiting = [path for path in key_files.key_files(self.keys, name) if key_files.NEXT in path.name]
         if waiting:
-            return key_files.read_signer(waiting[0], name), []
-        if signer_uri is None:
+            signer = key_files.read_signer(waiting[0], name)
+            if content is not None and content != waiting[0].read_bytes():
+                is_trusted = signer.public_key.keyid in role.keyids
+                raise RegistryError(
+                    f"Interrupted rotation of '{name}' must go on with its own key, {waiting[0]}; got "
+                    f"{signer_uri!r}. Run `tfx-mobile registry rotate` first"
+                    + ("." if is_trusted else ", or delete that file, which nobody trusts yet.")
+                )
+            return signer, []
+        if content is None:
             signer = key_files.make_signer()
             return signer, [self._key_write(f"{name}{key_files.NEXT}{key_files.PEM}", signer.private_bytes)]
-        content = key_files.find_key(signer_uri)
         file = f"{name}{key_files.NEXT}{key_files.REFERENCE}"
         return key_files.parse_signer(self.keys / file, content, name), [self._key_write(file, content)]
 
     def _finish_rotation(self, key_names: Sequence[str]) -> None:
         """Makes the next key of each name the one in use, and removes the old one."""
-        self._keep_root(self._load())
-        writes: list[Write] = []
+        root_json = self._load().root_json
+        copies, removals = [], []
+        if root_json != self._trusted_root():
+            copies.append(Write(self._key_storage, _ROOT_FILE, root_json))
         for name in key_names:
             for kind in (key_files.REFERENCE, key_files.PEM):
                 if not self._key_storage.exists(waiting := f"{name}{key_files.NEXT}{kind}"):
                     continue
                 other = key_files.PEM if kind == key_files.REFERENCE else key_files.REFERENCE
-                writes.append(self._key_write(name + kind, self._key_storage.read(waiting)))
+                copies.append(self._key_write(name + kind, self._key_storage.read(waiting)))
                 if self._key_storage.exists(name + other):
-                    writes.append(self._key_write(name + other, None))
-                writes.append(self._key_write(waiting, None))
-        if writes:
-            self._write_all([*writes[:-1], dataclasses.replace(writes[-1], shows=True)])
+                    removals.append(self._key_write(name + other, None))
+                removals.append(self._key_write(waiting, None))
+        for writes in (copies, removals):  # a key is removed when all are there twice
+            if writes:
+                self._write_all([*writes[:-1], dataclasses.replace(writes[-1], shows=True)])
 
     def _rotate_root(self, chain: Chain, key_names: Sequence[str], signer_uri: str | None) -> str:
         role = chain.root.roles[Root.type]
-        incoming = {name: self._next_key(name, signer_uri) for name in key_names}
+        incoming = {name: self._next_key(name, role, signer_uri) for name in key_names}
         signers = [signer for signer, _ in incoming.values()]
         keyids = [signer.public_key.keyid for signer in signers]
-        if not set(keyids) <= set(role.keyids):
+        if new := [signer for signer in signers if signer.public_key.keyid not in role.keyids]:
             if len(key_names) == len(role.keyids):
-                outgoing = list(role.keyids)
+                outgoing = [keyid for keyid in role.keyids if keyid not in keyids]
             else:
                 known = key_files.trusted_signers(self.keys, list(key_names), role)
                 if key_names[0] not in known:
@@ -525,34 +545,35 @@ class Repository:
                 outgoing = [known[key_names[0]].public_key.keyid]
 
             def change(root: Root) -> None:
-                for signer in signers:
+                for signer in new:
                     root.add_key(signer.public_key, Root.type)
                 for keyid in outgoing:
                     root.revoke_key(keyid, Root.type)
 
-            first = [write for _, made in incoming.values() for write in made]
-            self._commit_root(chain.root, change, signers, first)
+            made = [write for _, each in incoming.values() for write in each]
+            self._write_all([*made, self._next_root(chain.root, change, new)[1]])
         self._finish_rotation(key_names)
         return " ".join(keyids)
 
     def _rotate_top(self, chain: Chain, name: str, signer_uri: str | None) -> str:
         """Rotates in three steps, each a commit: both keys are trusted, the new one signs, it is alone."""
-        signer, made = self._next_key(name, signer_uri)
-        keyid = signer.public_key.keyid
-        if keyid not in chain.root.roles[name].keyids:
-            key_files.load_root_signers(self.keys, chain.root.roles[Root.type])
+        root = chain.root
+        signer, made = self._next_key(name, root.roles[name], signer_uri)
+        keyid: str = signer.public_key.keyid
+        steps: list[list[Write]] = []  # all signed before the first is written
+        if keyid not in root.roles[name].keyids:
 
             def add(root: Root) -> None:
                 root.add_key(signer.public_key, name)
 
-            self._commit_root(chain.root, add, first=made)
-            chain = self._load()
-        if chain.root.roles[name].keyids != [keyid]:
+            root, write = self._next_root(root, add)
+            steps.append([*made, write])
+        if root.roles[name].keyids != [keyid]:
             now, changed = utc_now(), {}
             if name == Targets.type:
                 old = chain.targets
                 changed[name] = _next_targets(old, old.targets, old.delegations, now)
-            self._write_all(
+            steps.append(
                 self._signed_writes(
                     chain, changed, {name: signer}, now, renews_snapshot=name != Timestamp.type
                 )
@@ -562,16 +583,20 @@ class Repository:
                 for other in [one for one in root.roles[name].keyids if one != keyid]:
                     root.revoke_key(other, name)
 
-            self._commit_root(chain.root, drop)
+            steps.append([self._next_root(root, drop)[1]])
+        for writes in steps:
+            self._write_all(writes)
         self._finish_rotation([name])
         return keyid
 
     def _rotate_model(self, chain: Chain, model: str, signer_uri: str | None) -> str:
-        name = names.role_name(model)
-        signer, made = self._next_key(name, signer_uri)
+        name, now = names.role_name(model), utc_now()
+        check_fresh(Root.type, chain.root, now)
+        delegated = chain.targets.get_delegated_role(name)
+        signer, made = self._next_key(name, delegated, signer_uri)
         keyid: str = signer.public_key.keyid
-        if chain.targets.get_delegated_role(name).keyids != [keyid]:
-            role, now = chain.role(model), utc_now()
+        if delegated.keyids != [keyid]:
+            role = chain.role(model)
             changed = {
                 name: _next_targets(role, role.targets, None, now),
                 Targets.type: _next_targets(
@@ -601,8 +626,8 @@ class Repository:
         """Writes in order and reads each file back; failing before phones see it, removes what it made."""
         made: list[Write] = []
         try:
-            self._key_storage.prepare()
             self._storage.prepare("metadata", "targets")
+            self._key_storage.prepare()
             for write in writes:
                 # In the repository every name is new, but the timestamp's.
                 if (
@@ -620,15 +645,17 @@ class Repository:
         except BaseException as error:
             if not _is_shown(writes):
                 for write in made:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(OSError, RegistryError):
                         write.storage.delete(write.path)
             if isinstance(error, OSError):
-                raise RegistryError(
-                    f"Registry must be writable; {error.filename or self.location}: "
-                    f"{error.strerror or error}. "
-                    "Free the space or run as the user who owns it, then publish again."
-                ) from error
+                raise self._unwritable(error) from error
             raise
+
+    def _unwritable(self, error: OSError) -> RegistryError:
+        return RegistryError(
+            f"Registry must be writable; {error.filename or self.location}: {error.strerror or error}. "
+            "Free the space or run as the user who owns it, then do it again."
+        )
 
     def _write(self, write: Write) -> None:
         """Changes one file; the only place that changes anything."""
@@ -644,8 +671,10 @@ def _is_shown(writes: Sequence[Write]) -> bool:
     shown = next(write for write in writes if write.shows)
     try:
         return shown.storage.read(shown.path) == shown.content
-    except OSError:
+    except FileNotFoundError:
         return shown.content is None
+    except (OSError, RegistryError):
+        return True  # not known, so that nothing is taken back: phones may need the key that was made
 
 
 def _delegating(old: Delegations | None, model: str, signer: Signer) -> Delegations:

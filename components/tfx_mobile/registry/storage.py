@@ -124,11 +124,12 @@ class FolderStorage:
     Args:
       folder: Made on the first write.
       mode: Permission bits of the folder when it is made.
+      follows_links: Whether a symbolic link in it may lead out of it.
     """
 
-    def __init__(self, folder: Path, *, mode: int = 0o755) -> None:
+    def __init__(self, folder: Path, *, mode: int = 0o755, follows_links: bool = False) -> None:
         self.folder = Path(os.path.abspath(folder))
-        self._mode = mode
+        self._mode, self._follows_links = mode, follows_links
 
     def place(self, path: str) -> str:
         """Returns the file's path."""
@@ -136,11 +137,12 @@ class FolderStorage:
 
     def read(self, path: str) -> bytes:
         """Returns the file."""
-        return (self.folder / path).read_bytes()
+        return self._inside(self.folder / path).read_bytes()
 
     def write(self, path: str, content: bytes, *, mode: int = 0o644) -> None:
         """Writes beside and moves; flushes file and folder. Cleans up after a publisher that died."""
         place = self.folder / path
+        self._inside(place.parent)  # the file itself is replaced, also where it is a link
         # The lock is ours. What it wrote may have had another hash or number in front: it had another time.
         for leftover in place.parent.glob(f".*.{place.name.partition('.')[2]}.*"):
             leftover.unlink()
@@ -148,11 +150,14 @@ class FolderStorage:
         _flush(place.parent)
 
     def delete(self, path: str) -> None:
-        """Removes the file."""
+        """Removes the file, and folders that are empty then, but not one at the top."""
         place = self.folder / path
+        self._inside(place.parent)
         place.unlink(missing_ok=True)
-        if place.parent.exists():
-            _flush(place.parent)
+        for parent in Path(path).parents[:-2]:
+            if (folder := self.folder / parent).exists() and not any(folder.iterdir()):
+                folder.rmdir()
+        _flush(next(folder for folder in place.parents if folder.exists()))
 
     def exists(self, path: str) -> bool:
         """Returns whether the file is there."""
@@ -163,14 +168,14 @@ class FolderStorage:
         now = time.time()
         return {
             str(path.relative_to(self.folder)): now - path.stat().st_mtime
-            for path in sorted((self.folder / folder).rglob("*"))
+            for path in sorted(self._inside(self.folder / folder).rglob("*"))
             if path.is_file()
         }
 
     def prepare(self, *folders: str) -> None:
         """Makes the folders, and checks permissions."""
         self.folder.mkdir(mode=self._mode, parents=True, exist_ok=True)
-        for folder in (self.folder, *(self.folder / name for name in folders)):
+        for folder in (self.folder, *(self._inside(self.folder / name) for name in folders)):
             folder.mkdir(exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
                 raise RegistryError(
@@ -180,10 +185,10 @@ class FolderStorage:
     @contextlib.contextmanager
     def lock(self) -> Iterator[Lock]:
         """Holds flock on the file `.lock`: freed by the kernel when its holder dies."""
-        path = self.folder / _LOCKS
+        path = self._inside(self.folder / _LOCKS)
         try:
             self.folder.mkdir(mode=self._mode, parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise RegistryError(
                 f"Registry folder {self.folder} must be writable; {error.strerror}. "
@@ -205,6 +210,16 @@ class FolderStorage:
             yield _KernelLock()
         finally:
             os.close(handle)
+
+    def _inside(self, place: Path) -> Path:
+        """Returns `place`; phones do not follow a link out of it, and what is there may be of others."""
+        real = Path(os.path.realpath(place))
+        if not self._follows_links and not real.is_relative_to(os.path.realpath(self.folder)):
+            raise RegistryError(
+                f"Symbolic links must not lead out of the registry; {place} leads to {real}. "
+                "Put the file or folder itself there."
+            )
+        return place
 
 
 class _KernelLock:

@@ -65,7 +65,8 @@ class Registry(Repository):
     """A mobile model registry that this process may publish to.
 
     Opening reads nothing; each call reads and verifies the repository anew, from the root in the keys folder
-    downwards. A call that raises has changed nothing.
+    downwards. A call that raises has changed nothing that phones see, but where it was stopped half way: a
+    rotation or a collection of garbage goes on when it is called again.
 
     Args:
       repository: A local folder, or s3://bucket/prefix or gs://bucket/prefix.
@@ -516,8 +517,13 @@ class Registry(Repository):
                 chain = self._load()
             with self._reached():
                 files = self._unneeded(chain, min_age.total_seconds())
+            try:
+                if files:
+                    self._storage.prepare("metadata", "targets")
                 for file in files:
                     self._write(Write(self._storage, file, None))
+            except OSError as error:
+                raise self._unwritable(error) from error
             versions = tuple((model, of) for model, gone in sorted(dropped.items()) for of in sorted(gone))
             return Collected(versions, tuple(files))
 
