@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from tfx_mobile import cli
 from tfx_mobile.common import tflite_metadata
 from tfx_mobile.common.tflite_metadata import Feature, ModelMetadata
 from tfx_mobile.registry.store import Registry
+from tfx_mobile.registry.targeting import Targeting
 
 
 @pytest.fixture
@@ -168,9 +170,64 @@ def test_a_release_goes_its_way_on_the_command_line(
     assert [event["action"] for event in events] == ["publish", "promote", "rollout", "rollback"]
 
 
+def test_a_file_is_published_on_the_command_line_with_what_it_asks_of_a_device(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, asks, says = (tmp_path / name for name in ("model.tflite", "asks.json", "says.json"))
+    model.write_bytes(b"for the large ones")
+    asks.write_text('{"platforms": ["android"], "min_ram_mib": 6000}')
+    says.write_text('{"rmse_ppm": 290}')
+    command = ["registry", "publish", registry.repository, "taxi-fare", model, "--variant", "large"]
+    options = ["--permille", "50", "--targeting", asks, "--metadata", says, "--channel", "beta"]
+    assert _run(*command, *options) == 0
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert f"{model} is version 3  sha256:{sha256}  " in capsys.readouterr().out
+    offered = registry.channel_records("taxi-fare")["beta"].rollouts[0]
+    assert (offered.version, offered.variant, offered.rollout_permille) == (3, "large", 50)
+    assert offered.targeting == Targeting(platforms=("android",), min_ram_mib=6000)
+    assert registry.versions("taxi-fare")[-1].metadata == {"rmse_ppm": 290}
+    assert _run(*command, "--channel", "beta") == 0
+    assert f"{model} was there already, as version 3  sha256:{sha256}" in capsys.readouterr().out
+    before = {path: path.read_bytes() for path in registry.repository.rglob("*") if path.is_file()}
+    for wrong, message in (
+        (["--metadata", tmp_path / "none"], f"{tmp_path / 'none'} must be a file that can be read; No such"),
+        (["--metadata", model], f"{model}"),
+        (["--targeting", says], "rmse_ppm"),
+    ):
+        assert _run(*command, "--version", "4", *wrong) == 2
+        assert message in _error(capsys)
+    assert before == {path: path.read_bytes() for path in registry.repository.rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_says_what_garbage_collection_would_take_and_changes_nothing(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3, 6):
+        registry.publish("taxi-fare", f"model {number}".encode(), metadata={}, channel="beta")
+    before = {path: path.read_bytes() for path in registry.repository.rglob("*") if path.is_file()}
+    command = ["registry", "gc", registry.repository, "--keep-versions", "1", "--min-age-days", "0"]
+    assert _run(*command, "--dry-run") == 0
+    would = capsys.readouterr().out.splitlines()
+    assert "would be not signed any more: taxi-fare version 3" in would
+    assert "would be deleted: metadata/1.snapshot.json" in would
+    assert re.fullmatch(r"3 versions and \d+ files would be gone; nothing was changed\.", would[-1])
+    assert before == {path: path.read_bytes() for path in registry.repository.rglob("*") if path.is_file()}
+    assert _run(*command) == 0
+    done = capsys.readouterr().out.splitlines()
+    assert [line.removeprefix("would be ") for line in would if "signed" in line] == [
+        line for line in done if "signed" in line
+    ]
+    assert {line.removeprefix("would be ") for line in would[:-1]} <= set(done)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["init", "{}/inner"],
+            "Keys must be kept outside of every registry, which is served; got ",
+        ),
+        (["serve", "s3://bucket/x", "--root", "r"], "Registry to serve must be a local folder; got s3://"),
         (
             ["promote", "{}", "taxi-fare", "--from", "stable"],
             "must not have version 1 at 1000 permille yet; it",

@@ -172,7 +172,9 @@ def _add_site(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_repository(action: argparse.ArgumentParser) -> None:
-    action.add_argument("repository", metavar="FOLDER", help="the registry's folder")
+    action.add_argument(
+        "repository", metavar="FOLDER", help="the registry; for a site also s3://... or gs://..."
+    )
     action.add_argument(
         "--root",
         type=Path,
@@ -183,6 +185,22 @@ def _add_repository(action: argparse.ArgumentParser) -> None:
 
 def _add_changes(add: Callable[..., argparse.ArgumentParser]) -> None:
     """What is signed when a release goes its way, and when keys and files come of age."""
+    action = add("publish", _publish, "Publish a file; unlike RegistryPusher it asks for no blessing.")
+    action.add_argument("model", metavar="MODEL")
+    action.add_argument("file", type=Path, metavar="FILE", help="the model, for example model.tflite")
+    action.add_argument("--channel", default="stable", help="default: stable")
+    action.add_argument("--version", type=int, metavar="N", help="default: the next")
+    action.add_argument("--variant", default="default", metavar="NAME", help="which file of the version")
+    action.add_argument("--permille", type=int, default=1000, metavar="N", help="share (default: 1000, all)")
+    action.add_argument(
+        "--targeting",
+        type=Path,
+        metavar="JSON",
+        help='what it asks of a device: {"platforms": ["android"]}',
+    )
+    action.add_argument(
+        "--metadata", type=Path, metavar="JSON", help="what is said with it, public; no fractions: rmse_ppm"
+    )
     action = add("promote", _promote, "Offer what one channel offers in another one.")
     action.add_argument("model", metavar="MODEL")
     action.add_argument("--from", dest="source", default="beta", metavar="CHANNEL", help="default: beta")
@@ -219,6 +237,7 @@ def _add_changes(add: Callable[..., argparse.ArgumentParser]) -> None:
     action.add_argument(
         "--min-age-days", type=float, default=7.0, metavar="N", help="younger files stay (default: 7)"
     )
+    action.add_argument("--dry-run", action="store_true", help="change nothing, print what would go")
 
 
 def _init(arguments: argparse.Namespace) -> None:
@@ -242,6 +261,40 @@ def _init(arguments: argparse.Namespace) -> None:
         "`refresh`.",
         file=sys.stderr,
     )
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from tfx_mobile.registry.targeting import Targeting
+
+    published = _opened(arguments).publish(
+        arguments.model,
+        _read(arguments.file),
+        channel=arguments.channel,
+        version=arguments.version,
+        variant=arguments.variant,
+        rollout_permille=arguments.permille,
+        targeting=Targeting.from_dict(_json(arguments.targeting)),
+        metadata=_json(arguments.metadata),
+    )
+    said = "is version" if published.created else "was there already, as version"
+    print(f"{arguments.file} {said} {published.version}  sha256:{published.sha256}  {published.uri}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} must be a file that can be read; {error.strerror}.") from error
+
+
+def _json(path: Path | None) -> dict[str, Any]:
+    """Returns what a file says; nothing without one."""
+    from tfx_mobile.common import jsonable
+
+    said = {} if path is None else jsonable.loads(_read(path), where=str(path))
+    if not isinstance(said, dict):
+        raise ConfigError(f"{path} must hold a JSON object; got {type(said).__name__}.")
+    return said
 
 
 def _promote(arguments: argparse.Namespace) -> None:
@@ -301,12 +354,16 @@ def _gc(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"--min-age-days must be a number of days; got {arguments.min_age_days}. Write for example 7."
         ) from error
-    collected = _opened(arguments).collect_garbage(keep_versions=arguments.keep_versions, min_age=min_age)
+    collected = _opened(arguments).collect_garbage(
+        keep_versions=arguments.keep_versions, min_age=min_age, dry_run=arguments.dry_run
+    )
+    would = "would be " if arguments.dry_run else ""
     for model, version in collected.versions:
-        print(f"not signed any more: {model} version {version}")
+        print(f"{would}not signed any more: {model} version {version}")
     for file in collected.files:
-        print(f"deleted: {file}")
-    print(f"{len(collected.versions)} versions and {len(collected.files)} files are gone.")
+        print(f"{would}deleted: {file}")
+    gone = "would be gone; nothing was changed" if arguments.dry_run else "are gone"
+    print(f"{len(collected.versions)} versions and {len(collected.files)} files {gone}.")
 
 
 def _print_event(channel: str, event: Any) -> None:
@@ -436,6 +493,11 @@ def _site(arguments: argparse.Namespace) -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     from tfx_mobile.registry import serving
 
+    if "://" in arguments.repository:
+        raise ConfigError(
+            f"Registry to serve must be a local folder; got {arguments.repository}. A bucket serves itself; "
+            "`tfx-mobile registry site` writes its site."
+        )
     root = arguments.root or _default_root(arguments.repository)
     serving.serve(Path(arguments.repository), root, host=arguments.host, port=arguments.port)
 

@@ -326,6 +326,12 @@ class Repository:
     # Signing: all in memory before the first write, so that a missing key stops a change in time.
 
     def _check_vacant(self) -> None:
+        for folder in self.keys.resolve().parents:
+            if (folder / TIMESTAMP_PATH).exists():
+                raise RegistryError(
+                    f"Keys must be kept outside of every registry, which is served; got {self.keys} in "
+                    f"{folder}. Name another folder."
+                )
         if self._key_storage.exists(_MEMORY_FILE) and not self._exists():
             raise RegistryError(
                 f"Registry of the keys in {self.keys} must be at {self.location}; its timestamp.json is "

@@ -471,7 +471,11 @@ class Registry(Repository):
         return found
 
     def collect_garbage(
-        self, *, keep_versions: int = 10, min_age: datetime.timedelta = datetime.timedelta(days=7)
+        self,
+        *,
+        keep_versions: int = 10,
+        min_age: datetime.timedelta = datetime.timedelta(days=7),
+        dry_run: bool = False,
     ) -> Collected:
         """Takes away old versions that no channel offers, and then files that nobody needs any more.
 
@@ -484,6 +488,7 @@ class Registry(Repository):
         Args:
           keep_versions: >= 1.
           min_age: How long a phone in the middle of an update is waited for; not negative.
+          dry_run: Change nothing; say what would go.
 
         Raises:
           ConfigError: A value is out of its range.
@@ -511,16 +516,16 @@ class Registry(Repository):
                         if not gone & set(names.versions_in_path(model, path))
                     }
                     roles[model] = Targets(role.version, targets=kept)
-            if roles:
+            if roles and not dry_run:
                 check_fresh(Root.type, chain.root, utc_now())
                 self._commit(chain, roles, ())
                 chain = self._load()
             with self._reached():
                 files = self._unneeded(chain, min_age.total_seconds())
             try:
-                if files:
+                if files and not dry_run:
                     self._storage.prepare("metadata", "targets")
-                for file in files:
+                for file in files if not dry_run else ():
                     self._write(Write(self._storage, file, None))
             except OSError as error:
                 raise self._unwritable(error) from error
