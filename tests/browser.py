@@ -70,6 +70,9 @@ class Chromium:
         scripts: bool = True,
     ) -> None:
         """Shows a file, on a phone where it is narrow; forgets what earlier pages did."""
+        self.call("Page.navigate", url="about:blank")  # or the last page's answers come to this one
+        while self.run("document.readyState + location.href") != "completeabout:blank":
+            time.sleep(0.02)
         self.complaints, self.requests = [], []
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.set_dark(dark)
