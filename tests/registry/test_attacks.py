@@ -463,6 +463,17 @@ def test_a_link_out_of_the_registry_is_not_followed(
         phone.fetch("taxi-fare")
 
 
+def test_a_link_in_a_circle_is_not_followed_for_ever(
+    phone: Client, seasoned: Path, contents: dict[int, bytes], forger: Any
+) -> None:
+    shutil.copytree(seasoned, phone.cache, symlinks=True)
+    forger.model_file.unlink()
+    forger.model_file.symlink_to(forger.model_file)
+    kept = phone.fetch("taxi-fare")
+    assert (kept.version, kept.path.read_bytes()) == (2, contents[2])
+    assert f"Registry {phone.location} was refused: " in kept.problem
+
+
 def channel_of_another_channel(forger: Any) -> None:
     _rewrite_channel(forger, channel="beta")
 
