@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 import bsdiff4  # type: ignore[import-untyped]
 import pytest
 from tests.registry.servers import Server, nginx, serving
+from tuf.api.exceptions import DownloadError
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
@@ -30,7 +32,7 @@ from tfx_mobile.registry import names, records
 from tfx_mobile.registry.client import Client, NotOffered, default_cache
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry.targeting import Device, Targeting, bucket_permille
-from tfx_mobile.registry.transport import Limits
+from tfx_mobile.registry.transport import FolderTransport, Limits
 
 
 @pytest.fixture
@@ -85,6 +87,46 @@ def test_a_folder_with_blanks_in_its_name_is_one_too(tmp_path: Path) -> None:
         assert Client(location, root=registry.root_path, cache=tmp_path / "c").fetch("m").version == 1
 
 
+def test_a_file_that_cannot_be_read_is_the_registrys_failure_and_not_the_caches() -> None:
+    _, chunks = FolderTransport(Path("/proc/self")).open("file:///proc/self/mem")
+    with pytest.raises(DownloadError, match=re.escape("/mem cannot be read: Input/output error")):
+        list(chunks)
+
+
+def test_a_proxy_is_used_where_the_environment_names_one_and_not_where_it_excepts(
+    registry: Registry, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def proxy(handler: Any) -> bool:
+        handler.path = handler.path.removeprefix("http://models.invalid")
+        return False
+
+    server.trick = proxy
+    monkeypatch.setenv("http_proxy", server.url)
+    client = Client("http://models.invalid", root=registry.root_path, cache=tmp_path / "phone")
+    assert client.fetch("taxi-fare").version == 3
+    assert server.asked[0][0] == "http://models.invalid/metadata/2.root.json"
+    monkeypatch.setenv("no_proxy", "models.invalid")
+    with pytest.raises(RegistryError, match=re.escape("the server cannot be reached")):
+        client.fetch("taxi-fare", fall_back=False)
+
+
+def test_a_fetch_leaves_nothing_open_and_nothing_running(client: Client) -> None:
+    client.fetch("taxi-fare")
+    timers, files = _timers(), len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        client.fetch("taxi-fare")
+    assert len(os.listdir("/proc/self/fd")) <= files
+    for _ in range(500):  # a cancelled one has to be woken to end
+        if len(_timers()) <= len(timers):
+            break
+        time.sleep(0.01)
+    assert len(_timers()) <= len(timers)
+
+
+def _timers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+
 def test_any_web_server_will_do(
     registry: Registry, served: str, contents: dict[int, bytes], tmp_path: Path
 ) -> None:
@@ -101,8 +143,9 @@ def test_what_a_web_server_does_not_have_is_said(registry: Registry, served: str
 
 def test_a_damaged_cache_is_fetched_again(phone: Client, contents: dict[int, bytes]) -> None:
     phone.fetch("taxi-fare").path.write_bytes(b"damaged")
-    for path in (phone.cache / "metadata").glob("*.json"):
-        path.write_bytes(b"damaged")
+    for folder in ("metadata", "targets/taxi-fare/channels"):
+        for path in (phone.cache / folder).glob("*.json"):
+            path.write_bytes(b"damaged")
     assert phone.fetch("taxi-fare").path.read_bytes() == contents[3]
 
 
@@ -370,7 +413,8 @@ def test_a_last_good_model_that_was_changed_is_not_handed_out_and_the_one_before
 ) -> None:
     before = client.fetch("taxi-fare")
     registry.publish("taxi-fare", b"four", metadata={})
-    current = client.fetch("taxi-fare")
+    client.fetch("taxi-fare")
+    current = client.fetch("taxi-fare")  # once more: it is not its own last good one
     server.trick = lambda handler: handler.send_error(500) or True
     current.path.write_bytes(b"fuor")
     kept = client.fetch("taxi-fare")
@@ -422,6 +466,45 @@ def test_the_cache_keeps_the_current_and_the_last_good_file_of_each_channel(
     assert len(records_kept) == 1
 
 
+def test_a_lost_file_is_not_kept_as_the_last_good_one_in_place_of_one_that_is_there(
+    registry: Registry, phone: Client, contents: dict[int, bytes]
+) -> None:
+    phone.fetch("taxi-fare")
+    registry.publish("taxi-fare", b"four", metadata={})
+    phone.fetch("taxi-fare").path.unlink()
+    registry.publish("taxi-fare", b"five", metadata={})
+    phone.fetch("taxi-fare").path.write_bytes(b"evif")
+    shutil.rmtree(registry.repository / "metadata")
+    assert phone.fetch("taxi-fare").path.read_bytes() == contents[3]
+
+
+def test_a_version_that_the_registry_has_let_go_of_is_still_good(registry: Registry, phone: Client) -> None:
+    phone.fetch("taxi-fare", version=1)
+    registry.collect_garbage(keep_versions=1, min_age=datetime.timedelta(0))
+    assert phone.fetch("taxi-fare").version == 3
+    shutil.rmtree(registry.repository / "metadata")
+    assert phone.fetch("taxi-fare", version=1).version == 1
+
+
+def test_a_root_counts_for_more_than_what_is_in_the_cache(
+    registry: Registry, phone: Client, tmp_path: Path
+) -> None:
+    phone.fetch("taxi-fare")
+    other = Registry.create(tmp_path / "other")
+    client = Client(str(registry.repository), root=other.root_path, cache=phone.cache)
+    with pytest.raises(RegistryError, match=re.escape("0/1 keys that the root trusts. It is signed by some")):
+        client.fetch("taxi-fare", fall_back=False)
+
+
+def test_what_was_said_about_a_version_is_kept_when_its_file_is_not(
+    registry: Registry, phone: Client, forger: Any
+) -> None:
+    said = phone.record("taxi-fare", 2)
+    phone.fetch("taxi-fare")
+    forger.newest_target("taxi-fare/2/*.model.record.json").unlink()
+    assert phone.record("taxi-fare", 2) == said
+
+
 # Downloads that break off.
 
 
@@ -457,6 +540,36 @@ def test_a_broken_download_is_taken_up_where_it_ended(
     assert not list(client.cache.rglob("*.part"))
 
 
+def test_a_server_that_is_busy_costs_nothing_of_what_has_come_and_a_newer_version_does(
+    registry: Registry, client: Client, server: Server, forger: Any
+) -> None:
+    part = client.cache / "targets" / "taxi-fare" / "3"
+    part.mkdir(parents=True)
+    left = part / f".{forger.model_file.name}.part"
+    left.write_bytes(b"three")
+    server.trick = lambda handler: "3/" in handler.path and (handler.send_error(503) or True)
+    with pytest.raises(RegistryError, match=re.escape("HTTP error 503")):
+        client.fetch("taxi-fare")
+    assert left.read_bytes() == b"three"
+    registry.publish("taxi-fare", b"four", metadata={})
+    assert client.fetch("taxi-fare").version == 4
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("left", [b"", b"three"])
+def test_what_differs_from_what_was_signed_is_asked_for_at_most_twice_and_not_kept(
+    client: Client, server: Server, forger: Any, left: bytes
+) -> None:
+    part = client.cache / "targets" / "taxi-fare" / "3"
+    part.mkdir(parents=True)
+    (part / f".{forger.model_file.name}.part").write_bytes(left)
+    forger.model_file.write_bytes(b"x" * 250)
+    with pytest.raises(RegistryError, match=re.escape("a file differs from what was signed")):
+        client.fetch("taxi-fare")
+    assert sum(path.endswith(".model.tflite") for path, _ in server.asked) == (2 if left else 1)
+    assert not list(part.iterdir())
+
+
 def test_nginx_sends_the_rest_too(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,7 +594,9 @@ def test_what_is_left_of_a_download_and_wrong_is_thrown_away_and_all_of_it_fetch
     part.mkdir(parents=True)
     (part / f".{hashlib.sha256(contents[3]).hexdigest()}.model.tflite.part").write_bytes(left)
     assert client.fetch("taxi-fare").path.read_bytes() == contents[3]
-    assert sum("3/" in path and "tflite" in path for path, _ in server.asked) <= 2
+    asked = sum("3/" in path and "tflite" in path for path, _ in server.asked)
+    assert asked <= 2
+    assert (asked == 0) == (left == contents[3])
     assert not list(client.cache.rglob("*.part"))
 
 
@@ -575,6 +690,63 @@ def test_a_damaged_base_is_not_patched(
     put_delta(registry, forger, bsdiff4.diff(OLD, NEW))
     assert client.fetch("net").path.read_bytes() == NEW
     assert "was changed after it was verified" in caplog.text
+
+
+def test_a_delta_that_is_lost_or_changed_or_has_lost_its_base_costs_no_update(
+    registry: Registry, client: Client, forger: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.publish("net", OLD, metadata={})
+    base = client.fetch("net").path
+    registry.publish("net", NEW, metadata={}, delta=False)
+    put_delta(registry, forger, bsdiff4.diff(OLD, NEW))
+    delta = forger.newest_target("net/2/*.bsdiff")
+    good = delta.read_bytes()
+    for spoil, said in (
+        (lambda: delta.write_bytes(good[:-1] + b"x"), "does not match expected hash"),
+        (delta.unlink, "HTTP error 404"),
+        (base.unlink, "No such file or directory"),
+    ):
+        spoil()
+        cache = Path(shutil.copytree(client.cache, tmp_path / said, symlinks=True))
+        again = Client(client.location, root=registry.root_path, cache=cache)
+        caplog.clear()
+        assert again.fetch("net", fall_back=False).path.read_bytes() == NEW
+        assert said in caplog.text
+
+
+def test_the_smallest_delta_is_asked_for_and_none_where_less_is_left_to_come(
+    registry: Registry, client: Client, server: Server, forger: Any, tmp_path: Path
+) -> None:
+    registry.publish("net", OLD, metadata={})
+    client.fetch("net")
+    registry.publish("net", NEW, metadata={}, delta=False)
+    registry.publish("net", NEW + b"3", channel="beta", metadata={}, delta=False)
+    client.fetch("net", "beta")
+    put_delta(registry, forger, bsdiff4.diff(OLD, NEW), base=1)
+    put_delta(registry, forger, bsdiff4.diff(NEW + b"3", NEW), base=3)
+    cache = Path(shutil.copytree(client.cache, tmp_path / "again", symlinks=True))
+    server.asked.clear()
+    assert client.fetch("net", fall_back=False).path.read_bytes() == NEW
+    (asked,) = [path for path, _ in server.asked if "net/2/" in path]
+    assert asked.endswith(".model.from-3.bsdiff")
+    again = Client(client.location, root=registry.root_path, cache=cache)
+    (cache / "targets" / "net" / "2").mkdir()
+    part = f".{hashlib.sha256(NEW).hexdigest()}.model.tflite.part"
+    (cache / "targets" / "net" / "2" / part).write_bytes(NEW[:-50])
+    assert again.fetch("net", fall_back=False).downloaded_bytes < 50 + 10_000
+    assert server.asked[-1][1] == f"bytes={len(NEW) - 50}-"
+
+
+def test_a_delta_from_another_variant_is_not_asked_for(
+    registry: Registry, client: Client, server: Server, forger: Any
+) -> None:
+    registry.publish("net", OLD, metadata={})
+    registry.publish("net", OLD[:9], version=1, variant="small", metadata={})
+    client.fetch("net", version=1, variant="small")
+    registry.publish("net", NEW, metadata={}, delta=False)
+    put_delta(registry, forger, bsdiff4.diff(OLD, NEW))
+    assert client.fetch("net", fall_back=False).path.read_bytes() == NEW
+    assert not any(path.endswith(".bsdiff") for path, _ in server.asked)
 
 
 # Several processes, and one that is killed.

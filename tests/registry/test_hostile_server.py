@@ -152,6 +152,32 @@ def test_a_bad_server_is_ended_and_the_last_good_model_stays(
     assert client.fetch("taxi-fare").version == 4
 
 
+def test_a_channels_record_is_read_to_the_length_that_was_signed_and_no_further(
+    client: Client, server: Server, contents: dict[int, bytes]
+) -> None:
+    play = Tricks(server).endless
+    server.trick = lambda handler: ".stable.json" in handler.path and play(handler)
+    kept = client.fetch("taxi-fare")
+    assert (kept.version, kept.path.read_bytes()) == (3, contents[3])
+    assert TOO_LONG in kept.problem
+
+
+def test_a_server_that_breaks_off_is_asked_once(client: Client, server: Server) -> None:
+    play = Tricks(server).is_no_web_server
+    server.trick = lambda handler: ".model.tflite" in handler.path and play(handler)
+    assert client.fetch("taxi-fare").version == 3
+    assert sum(".model.tflite" in path for path, _ in server.asked) == 1 + 1  # for version 3, and for 4
+
+
+def test_a_server_that_takes_no_connection_is_not_waited_for_for_ever(client: Client) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+    ):
+        client._url, client.limits = f"http://127.0.0.1:{full.getsockname()[1]}", Limits(connect_s=0.3)
+        assert "no connection within 0.3 s" in client.fetch("taxi-fare").problem
+
+
 def test_a_redirect_is_not_followed(client: Client, server: Server, registry: Registry) -> None:
     with serving(registry.repository) as elsewhere:
 

@@ -312,6 +312,7 @@ def test_what_asks_less_covers_what_asks_more_and_not_the_other_way(
 ) -> None:
     assert Targeting(**wide).covers(Targeting(**narrow))
     assert not Targeting(**narrow).covers(Targeting(**wide))
+    assert Targeting(**wide).covers(Targeting(**wide))
 
 
 @given(channels(), DEVICES)

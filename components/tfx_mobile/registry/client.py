@@ -500,7 +500,7 @@ class Client:
                     raise ConfigError(f"sha256 must be 64 hex digits; got {held.sha256!r}.")
         except FileNotFoundError:
             return _State({})
-        except (ConfigError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             _log.warning("%s is of no use, nothing is known of earlier models: %s", path, error)
             return _State({})
         return state
