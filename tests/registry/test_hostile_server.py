@@ -3,17 +3,19 @@
 import gzip
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.registry.servers import Server, serving
+from tuf.api.exceptions import SlowRetrievalError
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.store import Registry
-from tfx_mobile.registry.transport import Limits
+from tfx_mobile.registry.transport import Deadline, Fetcher, FolderTransport, Limits
 
 PATIENT = Limits(silence_s=20, total_s=20)
 
@@ -176,6 +178,25 @@ def test_a_server_that_takes_no_connection_is_not_waited_for_for_ever(client: Cl
     ):
         client._url, client.limits = f"http://127.0.0.1:{full.getsockname()[1]}", Limits(connect_s=0.3)
         assert "no connection within 0.3 s" in client.fetch("taxi-fare").problem
+
+
+def test_once_the_time_is_over_nothing_is_asked_for_and_nothing_that_comes_is_taken(tmp_path: Path) -> None:
+    with Deadline(Limits(total_s=0.001)) as deadline:
+        time.sleep(0.05)
+        fetcher = Fetcher(FolderTransport(tmp_path), deadline)
+        for take in (
+            lambda: fetcher.open((tmp_path / "none").as_uri()),
+            lambda: next(fetcher._counted(iter([]))),
+            lambda: list(fetcher._counted(iter([b"one", b"two"]))),
+        ):
+            with pytest.raises(SlowRetrievalError, match=re.escape("it took longer than 0.001 s")):
+                take()
+        assert fetcher.received_bytes == 3
+        mine, its = socket.socketpair()
+        with mine, its:
+            its.settimeout(5)
+            deadline.watch(mine)  # one that came about too late
+            assert its.recv(1) == b""
 
 
 def test_a_redirect_is_not_followed(client: Client, server: Server, registry: Registry) -> None:
