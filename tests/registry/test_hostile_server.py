@@ -111,6 +111,11 @@ class Tricks:
         handler.send_error(503)
         return True
 
+    def says_nothing(self, handler: Any) -> bool:
+        handler.send_response(204)
+        handler.end_headers()
+        return True
+
     def forbids(self, handler: Any) -> bool:
         handler.send_error(403)
         return True
@@ -135,6 +140,7 @@ TOO_LONG = "a file differs from what was signed"
         ("breaks_off", "broke off", "broke off"),
         ("is_no_web_server", "broke off", "broke off"),
         ("fails", "a file is missing or not served: HTTP error 503", "HTTP error 503"),
+        ("says_nothing", "a file is missing or not served: HTTP error 204", "HTTP error 204"),
         ("forbids", "a file is missing or not served: HTTP error 403", "HTTP error 403"),
     ],
 )
