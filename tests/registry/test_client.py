@@ -486,6 +486,15 @@ def test_a_version_that_the_registry_has_let_go_of_is_still_good(registry: Regis
     assert phone.fetch("taxi-fare", version=1).version == 1
 
 
+def test_without_the_registry_another_variant_of_the_version_is_not_handed_out(
+    registry: Registry, phone: Client
+) -> None:
+    phone.fetch("taxi-fare", version=3)
+    shutil.rmtree(registry.repository / "metadata")
+    with pytest.raises(RegistryError, match=re.escape("a file is missing or not served")):
+        phone.fetch("taxi-fare", version=3, variant="small")
+
+
 def test_a_root_counts_for_more_than_what_is_in_the_cache(
     registry: Registry, phone: Client, tmp_path: Path
 ) -> None:
