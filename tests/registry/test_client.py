@@ -445,6 +445,16 @@ def test_a_note_of_what_is_held_that_is_damaged_is_no_obstacle(
     assert "is of no use, nothing is known of earlier models" in caplog.text
 
 
+def test_a_note_of_what_is_held_that_leads_out_of_the_cache_is_not_followed(
+    phone: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    sha256 = phone.fetch("taxi-fare").sha256
+    note = phone.cache / "held" / "taxi-fare.json"
+    note.write_text(note.read_text().replace(sha256, "../../x"))
+    assert phone.fetch("taxi-fare").version == 3
+    assert "sha256 must be 64 hex digits; got '../../x'." in caplog.text
+
+
 def test_two_versions_of_the_same_bytes_are_both_kept(registry: Registry, phone: Client) -> None:
     registry.publish("taxi-fare", b"three" * 50, version=4, channel="beta", metadata={})
     stable, beta = phone.fetch("taxi-fare"), phone.fetch("taxi-fare", "beta")
