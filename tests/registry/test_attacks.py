@@ -25,6 +25,7 @@ from tfx_mobile.registry import keys as key_files
 from tfx_mobile.registry import names, records, site
 from tfx_mobile.registry.client import Client, NotOffered
 from tfx_mobile.registry.store import Registry
+from tfx_mobile.registry.transport import Limits
 
 CONTENTS = {1: b"one" * 50, 2: b"two" * 50, 3: b"three" * 50}
 DIFFERS = "must have the length and sha256 that were signed"
@@ -685,6 +686,17 @@ def test_a_link_out_of_the_registry_is_not_followed(
         phone.fetch("taxi-fare")
 
 
+def test_a_link_in_a_circle_is_not_followed_for_ever(
+    phone: Client, seasoned: Path, contents: dict[int, bytes], forger: Any
+) -> None:
+    shutil.copytree(seasoned, phone.cache, symlinks=True)
+    forger.model_file.unlink()
+    forger.model_file.symlink_to(forger.model_file)
+    kept = phone.fetch("taxi-fare")
+    assert (kept.version, kept.path.read_bytes()) == (2, contents[2])
+    assert f"Registry {phone.location} was refused: " in kept.problem
+
+
 def channel_of_another_channel(forger: Any) -> None:
     _rewrite_channel(forger, channel="beta")
 
@@ -881,6 +893,26 @@ def test_what_is_said_about_a_version_and_was_edited_is_not_believed(
     with pytest.raises(RegistryError, match=re.escape("a file differs from what was signed")):
         phone.record("taxi-fare", 3)
     assert phone.fetch("taxi-fare").version == 3  # which needs none of it
+
+
+def test_a_record_of_a_version_that_is_too_long_is_not_asked_for(phone: Client, forger: Any) -> None:
+    def lengthen(signed: Any) -> None:
+        signed.version += 1
+        signed.targets[names.record_path("taxi-fare", 3)].length = 2**20 + 1
+
+    forger.edit("model-taxi-fare", lengthen)
+    with pytest.raises(
+        RegistryError, match=re.escape("must have 1048576 bytes at most; 1048577 were signed")
+    ):
+        phone.record("taxi-fare", 3)
+
+
+def test_a_file_may_be_as_large_as_the_limit_and_no_larger(phone: Client) -> None:
+    phone.limits = Limits(file_bytes=250)
+    assert phone.fetch("taxi-fare", version=3).size_bytes == 250
+    phone.limits = Limits(file_bytes=249)
+    with pytest.raises(RegistryError, match=re.escape("must have 249 bytes at most; 250 were signed. Raise")):
+        phone.fetch("taxi-fare", version=3, fall_back=False)
 
 
 def test_a_folder_of_the_registry_that_leads_out_of_it_is_not_followed(

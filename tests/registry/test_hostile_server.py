@@ -3,17 +3,19 @@
 import gzip
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.registry.servers import Server, serving
+from tuf.api.exceptions import SlowRetrievalError
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.store import Registry
-from tfx_mobile.registry.transport import Limits
+from tfx_mobile.registry.transport import Deadline, Fetcher, FolderTransport, Limits
 
 PATIENT = Limits(silence_s=20, total_s=20)
 
@@ -140,6 +142,11 @@ class Tricks:
         handler.send_error(503)
         return True
 
+    def says_nothing(self, handler: Any) -> bool:
+        handler.send_response(204)
+        handler.end_headers()
+        return True
+
     def forbids(self, handler: Any) -> bool:
         handler.send_error(403)
         return True
@@ -169,6 +176,7 @@ TOO_LONG = "a file differs from what was signed"
         ("endless_size_of_a_chunk", "broke off", "broke off"),
         ("two_lengths", "broke off", "broke off"),
         ("fails", "a file is missing or not served: HTTP error 503", "HTTP error 503"),
+        ("says_nothing", "a file is missing or not served: HTTP error 204", "HTTP error 204"),
         ("forbids", "a file is missing or not served: HTTP error 403", "HTTP error 403"),
     ],
 )
@@ -186,6 +194,51 @@ def test_a_bad_server_is_ended_and_the_last_good_model_stays(
     assert server.asked[-1][0].endswith(".model.tflite")
     server.trick, client.limits = lambda handler: False, PATIENT
     assert client.fetch("taxi-fare").version == 4
+
+
+def test_a_channels_record_is_read_to_the_length_that_was_signed_and_no_further(
+    client: Client, server: Server, contents: dict[int, bytes]
+) -> None:
+    play = Tricks(server).endless
+    server.trick = lambda handler: ".stable.json" in handler.path and play(handler)
+    kept = client.fetch("taxi-fare")
+    assert (kept.version, kept.path.read_bytes()) == (3, contents[3])
+    assert TOO_LONG in kept.problem
+
+
+def test_a_server_that_breaks_off_is_asked_once(client: Client, server: Server) -> None:
+    play = Tricks(server).is_no_web_server
+    server.trick = lambda handler: ".model.tflite" in handler.path and play(handler)
+    assert client.fetch("taxi-fare").version == 3
+    assert sum(".model.tflite" in path for path, _ in server.asked) == 1 + 1  # for version 3, and for 4
+
+
+def test_a_server_that_takes_no_connection_is_not_waited_for_for_ever(client: Client) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+    ):
+        client._url, client.limits = f"http://127.0.0.1:{full.getsockname()[1]}", Limits(connect_s=0.3)
+        assert "no connection within 0.3 s" in client.fetch("taxi-fare").problem
+
+
+def test_once_the_time_is_over_nothing_is_asked_for_and_nothing_that_comes_is_taken(tmp_path: Path) -> None:
+    with Deadline(Limits(total_s=0.001)) as deadline:
+        time.sleep(0.05)
+        fetcher = Fetcher(FolderTransport(tmp_path), deadline)
+        for take in (
+            lambda: fetcher.open((tmp_path / "none").as_uri()),
+            lambda: next(fetcher._counted(iter([]))),
+            lambda: list(fetcher._counted(iter([b"one", b"two"]))),
+        ):
+            with pytest.raises(SlowRetrievalError, match=re.escape("it took longer than 0.001 s")):
+                take()
+        assert fetcher.received_bytes == 3
+        mine, its = socket.socketpair()
+        with mine, its:
+            its.settimeout(5)
+            deadline.watch(mine)  # one that came about too late
+            assert its.recv(1) == b""
 
 
 @pytest.mark.parametrize("status", [301, 302, 308])

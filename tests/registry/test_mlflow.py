@@ -129,6 +129,23 @@ def test_an_upload_that_comes_back_changed_leaves_no_version(
     assert len(mlflow_client(server).search_model_versions("name='taxi-changed'")) == 1
 
 
+def test_a_clean_up_that_fails_hides_neither_why_it_was_needed_nor_what_is_left(
+    server: MlflowServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    def refuse(client: Any, run: str) -> None:
+        raise MlflowException(f"may not delete {run}")
+
+    monkeypatch.setattr(MlflowClient, "delete_run", refuse)
+    monkeypatch.setattr(mlflow_backend.Path, "read_bytes", lambda path: b"other")
+    with pytest.raises(RegistryError, match=re.escape("It was changed: ")):
+        MlflowBackend(server.uri).publish("taxi-left", b"one", metadata={})
+    said = re.escape(f"of 'taxi-left' is left in {server.uri}, of no use; delete it: may not delete")
+    assert re.search(rf"Run '(\w+)' {said} \1", caplog.text)
+
+
 def test_a_channel_that_two_publishers_make_at_once_is_made(
     server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

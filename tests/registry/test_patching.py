@@ -4,6 +4,7 @@ import bz2
 import random
 import re
 import struct
+import tracemalloc
 
 import bsdiff4  # type: ignore[import-untyped]
 import pytest
@@ -56,9 +57,14 @@ STEP = struct.pack("<qqq", 5, 0, 0)
             delta_of(STEP, bytes(5), b"", 2**40),
             "Delta must make the 5 bytes that were signed; it makes 1099511627776.",
         ),
+        (b"BSDIFF40" + bytes(23), "Delta must be in the BSDIFF40 format; it is not."),
+        (delta_of(STEP, bytes(5), b"", 4), "Delta must make the 5 bytes that were signed; it makes 4."),
         (delta_of(STEP, bytes(5), b"", -5), "Delta must make the 5 bytes that were signed; it makes"),
         (b"BSDIFF40" + struct.pack("<qqq", 2**40, 1, 5), "Delta must be as long as its header says"),
         (b"BSDIFF40" + struct.pack("<QQQ", 2**63 + 1, 2, 5) + b"x", "Delta must be as long as its header"),
+        (b"BSDIFF40" + struct.pack("<qqq", 2, 2, 5) + b"xyz", "Delta must be as long as its header says"),
+        (b"BSDIFF40" + struct.pack("<qqq", 2, 1, 5) + b"xyz", "Delta must be packed with bzip2;"),
+        (delta_of(STEP, bytes(6), b"", 5), "Delta must unpack to 5 bytes at most; it goes on."),
         (delta_of(BOMB, bytes(5), b"", 5), "Delta must unpack to 48 bytes at most; it goes on."),
         (delta_of(STEP, BOMB, b"", 5), "Delta must unpack to 5 bytes at most; it goes on."),
         (delta_of(STEP, bytes(5), BOMB, 5), "Delta must unpack to 5 bytes at most; it goes on."),
@@ -76,6 +82,17 @@ STEP = struct.pack("<qqq", 5, 0, 0)
 def test_a_delta_that_is_wrong_or_a_bomb_is_refused(delta: bytes, message: str) -> None:
     with pytest.raises(RegistryError, match=re.escape(message)):
         patched(b"abcde", delta, size_bytes=5)
+
+
+def test_a_bomb_is_not_unpacked_to_find_that_it_is_one() -> None:
+    delta = delta_of(STEP, BOMB, b"", 5)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RegistryError, match=re.escape("Delta must unpack to 5 bytes at most; it goes")):
+            patched(b"abcde", delta, size_bytes=5)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=150, deadline=None)

@@ -206,6 +206,13 @@ def test_a_share_needs_a_device_with_an_id(share: int, device: Device | None, wh
         (lambda: Device(ram_mib=float("nan")), "device.ram_mib must be an integer from 0 on; got nan."),
         (lambda: Device(id="\ud800"), "device.id must be text that UTF-8 can hold; got '\\ud800'."),
         (lambda: Device(id=7), "device.id must be text; got int."),
+        (lambda: Device(ram_mib=2**53), "device.ram_mib must be an integer from 0 on; got 9007199254740992."),
+        (lambda: Device(platform="a" * 64), "device.platform must be 1 to 63 of letters, digits"),
+        (lambda: Targeting(abis=("a b",)), "abis must be 1 to 63 of letters, digits"),
+        (lambda: Targeting(required_ops=("a b",)), "required_ops must be 1 to 63 of letters, digits"),
+        (lambda: Targeting(min_app_version="v"), "min_app_version must be one to four numbers with dots"),
+        (lambda: Targeting(max_app_version="v"), "max_app_version must be one to four numbers with dots"),
+        (lambda: Targeting(min_runtime_version="v"), "min_runtime_version must be one to four numbers"),
         (lambda: Targeting(platforms=["ios"]), "platforms must be a tuple of names; got list ['ios']."),
         (lambda: Targeting(min_ram_mib=True), "min_ram_mib must be an integer from 0 on; got True."),
         (
@@ -213,6 +220,8 @@ def test_a_share_needs_a_device_with_an_id(share: int, device: Device | None, wh
             "min_app_version must not be after max_app_version; got 2.10 and 2.9: no app fits.",
         ),
         (lambda: check_permille(1001), "Rollout share must be an integer from 0 to 1000 permille; got 1001."),
+        (lambda: check_permille(-1), "Rollout share must be an integer from 0 to 1000 permille; got -1."),
+        (lambda: check_permille(True), "Rollout share must be an integer from 0 to 1000 permille; got True."),
         (lambda: check_permille(0.5), "Rollout share must be an integer from 0 to 1000 permille; got 0.5."),
     ],
 )
@@ -225,6 +234,19 @@ def test_a_targeting_is_the_same_after_json() -> None:
     asked = Targeting(("ios",), ("arm64",), "1.2", "3", 2048, "2.16", ("FlexErf",))
     assert Targeting.from_json(asked.to_json()) == asked
     assert dataclasses.asdict(Targeting.from_json(Targeting().to_json())) == dataclasses.asdict(Targeting())
+
+
+def test_a_value_at_the_edge_of_its_rule_is_taken() -> None:
+    assert (check_permille(0), check_permille(1000)) == (0, 1000)
+    assert Device(platform="a" * 63, ram_mib=2**53 - 1, app_version="1.2.3.4").platform == "a" * 63
+    assert Targeting(min_app_version="2.1", max_app_version="2.1.0").misfit(Device(app_version="2.1")) == ""
+
+
+def test_a_device_is_in_a_share_from_its_bucket_on() -> None:
+    bucket = bucket_permille("s", "x")
+    assert 0 < bucket < 999
+    assert Rollout(1, rollout_permille=bucket + 1, salt="s").misfit(Device(id="x")) == ""
+    assert Rollout(1, rollout_permille=bucket, salt="s").misfit(Device(id="x")).endswith(f"number {bucket}")
 
 
 def test_the_buckets_of_the_guide_are_the_ones_computed() -> None:
@@ -271,6 +293,26 @@ def test_what_covers_another_fits_every_device_that_fits_the_other(
 )
 def test_what_asks_something_covers_nothing_that_does_not_ask_it(narrow: Targeting) -> None:
     assert not narrow.covers(Targeting())
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        ({"platforms": ("a", "b")}, {"platforms": ("a",)}),
+        ({"abis": ("a", "b")}, {"abis": ("a",)}),
+        ({"min_app_version": "2.9"}, {"min_app_version": "2.10"}),
+        ({"max_app_version": "2.10"}, {"max_app_version": "2.9"}),
+        ({"min_ram_mib": 1}, {"min_ram_mib": 2}),
+        ({"min_runtime_version": "2.9"}, {"min_runtime_version": "2.10"}),
+        ({"required_ops": ("a",)}, {"required_ops": ("a", "b")}),
+    ],
+)
+def test_what_asks_less_covers_what_asks_more_and_not_the_other_way(
+    wide: dict[str, Any], narrow: dict[str, Any]
+) -> None:
+    assert Targeting(**wide).covers(Targeting(**narrow))
+    assert not Targeting(**narrow).covers(Targeting(**wide))
+    assert Targeting(**wide).covers(Targeting(**wide))
 
 
 @given(channels(), DEVICES)

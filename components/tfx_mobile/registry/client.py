@@ -170,7 +170,7 @@ class Client:
         roles = ["root", "timestamp", "snapshot", "targets"]
         if model is not None:
             roles.append(names.role_name(model))
-        with self._session() as session, self._translated():
+        with self._session() as session:
             session.updater.refresh()
             if model is not None:
                 session.updater.get_targetinfo(names.model_path(model, 1))  # reads and verifies the role
@@ -192,10 +192,10 @@ class Client:
     ) -> Fetched:
         """Fetches what `channel` of `model` gives `device`, or `version` of it, unless the cache has it.
 
-        An update that is refused, not reached or not there in time leaves the last good file in use: the
-        newest of this channel that was verified when it came, is unchanged, fits the device, and is not known
-        to be withdrawn. A registry that is verified and answers that it has nothing for this device, or no
-        such file, is obeyed.
+        An update that is refused, not reached, not there in time or cannot be kept leaves the last good file
+        in use: the newest of this channel that was verified when it came, is unchanged, fits the device, and
+        is not known to be withdrawn. A registry that is verified and answers that it has nothing for this
+        device, or no such file, is obeyed.
 
         Args:
           model: Its name.
@@ -206,7 +206,8 @@ class Client:
           fall_back: False raises instead of handing out the last good file.
 
         Raises:
-          ConfigError: A name or the version breaks a rule, or the cache cannot be written.
+          ConfigError: A name or the version breaks a rule; or the cache cannot be written, and there is no
+            last good file, or `fall_back` is False.
           NotOffered: There is no such model, channel or version, it is withdrawn, or nothing is for this
             device.
           RegistryError: The registry cannot be reached in time, has expired, is older than before, or is not
@@ -215,20 +216,20 @@ class Client:
         names.channel_path(model, channel)
         if version is not None:
             names.model_path(model, version, variant)
-        with self._session() as session:
-            try:
-                with self._translated():
-                    return self._update(session, model, channel, device, version, variant)
-            except NotOffered:
+        session = None
+        try:
+            with self._session() as session:
+                return self._update(session, model, channel, device, version, variant)
+        except NotOffered:
+            raise
+        except (RegistryError, ConfigError) as error:
+            wanted = None if version is None else (version, variant)
+            held = self._last_good(model, channel, device, wanted) if fall_back else None
+            if held is None:
                 raise
-            except RegistryError as error:
-                wanted = None if version is None else (version, variant)
-                held = self._last_good(model, channel, device, wanted) if fall_back else None
-                if held is None:
-                    raise
-                said = f"{error} Using version {held.rollout.version}, the last good one."
-                _log.warning("Model '%s' is not updated: %s", model, said)
-                return self._fetched(session, model, held, problem=str(error))
+            said = f"{error} Using version {held.rollout.version}, the last good one."
+            _log.warning("Model '%s' is not updated: %s", model, said)
+            return self._fetched(session, model, held, problem=str(error))
 
     def record(self, model: str, version: int, variant: str = names.DEFAULT_VARIANT) -> records.VersionRecord:
         """Returns what was signed about a file, withdrawn or not; phones need none of it.
@@ -238,7 +239,7 @@ class Client:
           RegistryError: As `fetch` without falling back.
         """
         path = names.model_path(model, version, variant)
-        with self._session() as session, self._translated():
+        with self._session() as session:
             target = self._target(session, path)
             return self._record(session, model, version, variant, target)
 
@@ -264,7 +265,7 @@ class Client:
             reached, has expired, is older than before, or is not as it was signed.
         """
         path = names.channel_path(model, channel)
-        with self._session() as session, self._translated():
+        with self._session() as session:
             updater = session.updater
             if updater.get_targetinfo(path) is None:
                 return ()
@@ -304,7 +305,9 @@ class Client:
             try:
                 rollout = record.choose(device)
             except RegistryError as error:
-                raise NotOffered(str(error)) from error
+                raise NotOffered(
+                    f"{error} Offer one in {self.location}, or use the model that came with the app."
+                ) from error
         else:
             rollout = Rollout(version, variant)
         path = names.model_path(model, rollout.version, rollout.variant)
@@ -443,7 +446,7 @@ class Client:
 
     # What is held.
 
-    def _fetched(self, session: _Session, model: str, held: _Held, problem: str = "") -> Fetched:
+    def _fetched(self, session: _Session | None, model: str, held: _Held, problem: str = "") -> Fetched:
         return Fetched(
             path=self._kept(model, held),
             version=held.rollout.version,
@@ -451,7 +454,7 @@ class Client:
             sha256=held.sha256,
             size_bytes=held.size_bytes,
             problem=problem,
-            downloaded_bytes=session.fetcher.received_bytes,
+            downloaded_bytes=session.fetcher.received_bytes if session else 0,
         )
 
     def _kept(self, model: str, held: _Held) -> Path:
@@ -483,7 +486,7 @@ class Client:
     def _held(self, model: str) -> list[_Held]:
         """Returns each file that is held, once."""
         channels = self._state(model).channels.values()
-        return list({one.sha256: one for kept in channels for one in kept}.values())
+        return list({self._kept(model, one): one for kept in channels for one in kept}.values())
 
     def _state_path(self, model: str) -> Path:
         return self.cache / "held" / f"{model}.json"
@@ -497,7 +500,7 @@ class Client:
                     raise ConfigError(f"sha256 must be 64 hex digits; got {held.sha256!r}.")
         except FileNotFoundError:
             return _State({})
-        except (ConfigError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             _log.warning("%s is of no use, nothing is known of earlier models: %s", path, error)
             return _State({})
         return state
@@ -535,12 +538,13 @@ class Client:
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[_Session]:
-        with Deadline(self.limits) as deadline, self._locked(deadline), self._translated():
+        with Deadline(self.limits) as deadline, self._translated(), self._locked(deadline):
             transport = FolderTransport(self._folder) if self._folder else HttpTransport(deadline)
             try:
                 fetcher = Fetcher(transport, deadline)
-                for leftover in self._metadata.glob("tmp*"):  # of a process that was killed
-                    leftover.unlink()
+                for pattern in ("metadata/tmp*", "held/.*", "targets/*/channels/.*"):
+                    for leftover in self.cache.glob(pattern):  # of a process that was killed
+                        leftover.unlink()
                 updater = Updater(
                     metadata_dir=str(self._metadata),
                     metadata_base_url=f"{self._url}/metadata/",
@@ -554,13 +558,8 @@ class Client:
     @contextlib.contextmanager
     def _locked(self, deadline: Deadline) -> Iterator[None]:
         """The updater is not made for two processes in one cache."""
-        try:
-            self._metadata.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.cache / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise ConfigError(
-                f"Cache must be a folder that can be written; {self.cache}: {error.strerror}. Name another."
-            ) from error
+        self._metadata.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.cache / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             while True:
                 try:
@@ -581,9 +580,14 @@ class Client:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (RepositoryError, DownloadError, ValueError, OSError, RecursionError) as error:
-            if isinstance(error, ConfigError):
-                raise
+        except ConfigError:
+            raise
+        except OSError as error:  # a transport's own come as a DownloadError
+            raise ConfigError(
+                f"Cache must be a folder that can be written; {error.filename or self.cache}: "
+                f"{error.strerror or error}. Make it writable, free space, or name another."
+            ) from error
+        except (RepositoryError, DownloadError, ValueError, RecursionError) as error:
             raise RegistryError(f"Registry {self.location} was refused: {_reason(error)}") from error
 
 
@@ -597,10 +601,13 @@ def check_location(location: str) -> None:
 
 
 def default_cache(location: str) -> Path:
-    """Returns the folder where this user's clients keep what they have seen of a registry."""
+    """Returns the folder where this user's clients keep what they have seen of a registry.
+
+    Raises:
+      ConfigError: The location is none.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = location if "://" in location else os.path.abspath(location)
-    return home / "tfx-mobile" / "registry" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    return home / "tfx-mobile" / "registry" / hashlib.sha256(locate(location)[0].encode()).hexdigest()[:16]
 
 
 def _place(target: TargetFile) -> str:
@@ -633,7 +640,10 @@ def _taken_back(updater: Updater, model: str, held: _Held) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ExpiredMetadataError):
-        return f"{error}. It may be an old copy; or its publisher has to run `tfx-mobile registry refresh`."
+        return (
+            f"{error}. It may be an old copy; or its publisher has to run `tfx-mobile registry refresh`; or "
+            f"the clock here is wrong, it says {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}."
+        )
     if isinstance(error, UnsignedMetadataError):
         return (
             f"{error} that the root trusts. It is signed by somebody else, or the root is another registry's."

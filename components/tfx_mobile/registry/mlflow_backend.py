@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import logging
 import os
 import random
 import re
@@ -42,6 +43,7 @@ _TAG = "tfx_mobile."
 _SHA256, _RECORD_SHA256, _WITHDRAWN = f"{_TAG}sha256", f"{_TAG}record_sha256", f"{_TAG}withdrawn"
 _TWICE = re.compile(r"unique|duplicate", re.IGNORECASE)
 _OWN_ALIAS = re.compile(r"latest|v[0-9]+")
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,6 +394,8 @@ class MlflowBackend:
 
     def _create(self, client: Any, model: str, uploads: Mapping[str, bytes], version: int | None) -> int:
         """Makes a model version of these files and returns its number; what fails leaves none."""
+        from mlflow.exceptions import MlflowException
+
         run = client.create_run(self._experiment(client), run_name=model).info
         made = 0
         try:
@@ -415,10 +419,18 @@ class MlflowBackend:
                     f"{made} or later, or no number."
                 )
         except BaseException:
-            with contextlib.suppress(Exception):  # it would hide why
+            try:
                 if made:
                     client.delete_model_version(model, str(made))
                 client.delete_run(run.run_id)
+            except (MlflowException, OSError) as left:  # raised in its stead it would hide why
+                _log.warning(
+                    "Run '%s' of '%s' is left in %s, of no use; delete it: %s",
+                    run.run_id,
+                    model,
+                    self.uri,
+                    left,
+                )
             raise
         return made
 

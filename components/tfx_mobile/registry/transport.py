@@ -160,8 +160,12 @@ class FolderTransport:
 
     def open(self, url: str, start: int = 0) -> tuple[int, Iterator[bytes]]:
         """As `Transport.open`."""
-        path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path)).resolve()
-        if not path.is_relative_to(self._folder) or not path.is_file():
+        try:
+            path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path)).resolve()
+            is_there = path.is_relative_to(self._folder) and path.is_file()
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+            raise DownloadError(f"{url} cannot be read: {error}") from error
+        if not is_there:
             raise DownloadHTTPError(f"{path} is not a file of the registry", 404)
         return start, self._chunks(path, start)
 
@@ -170,10 +174,13 @@ class FolderTransport:
 
     @staticmethod
     def _chunks(path: Path, start: int) -> Iterator[bytes]:
-        with path.open("rb") as stream:
-            stream.seek(start)
-            while chunk := stream.read(_CHUNK_BYTES):
-                yield chunk
+        try:
+            with path.open("rb") as stream:
+                stream.seek(start)
+                while chunk := stream.read(_CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            raise DownloadError(f"{path} cannot be read: {error.strerror}") from error
 
 
 class HttpTransport:
@@ -257,16 +264,25 @@ def locate(location: str) -> tuple[str, Path | None]:
     """Returns the base URL of a registry without its last slash, and its folder when it is local.
 
     Raises:
-      ConfigError: It is neither a path nor a file://, http:// or https:// URL.
+      ConfigError: It is neither a path nor a file://, http:// or https:// URL, or more than an address.
     """
     scheme = _SCHEME.match(location)
-    if scheme is None:
+    if scheme is None and location:
         folder = Path(location).absolute()
         return folder.resolve().as_uri(), folder
-    if scheme[1].lower() in ("http", "https"):
+    try:
+        parts = urllib3.util.parse_url(location)
+    except urllib3.exceptions.LocationParseError:  # a port that is none
+        parts = urllib3.util.Url()
+    if surplus := [name for name in ("auth", "query", "fragment") if getattr(parts, name)]:
+        raise ConfigError(
+            f"Registry's URL must be an address and a path; got one with {', '.join(surplus)}, which may be "
+            f"secret, at {parts.scheme}://{parts.netloc or ''}. Files are asked for below it: leave it out."
+        )
+    if parts.scheme in ("http", "https") and parts.host:
         return location.rstrip("/"), None
-    if scheme[1].lower() == "file":
-        folder = Path(urllib.request.url2pathname(urllib.parse.urlsplit(location).path))
+    if parts.scheme == "file" and parts.host in (None, "localhost"):
+        folder = Path(urllib.request.url2pathname(parts.path or "/"))
         return folder.resolve().as_uri(), folder
     raise ConfigError(
         f"Registry must be a folder or a file://, http:// or https:// URL; got {location!r}. "
