@@ -113,6 +113,8 @@ def test_parameters_arrive_as_the_author_wrote_them(tasks):
         "number": ["float", 1.0],
         "yes": ["bool", True],
         "no": ["bool", False],
+        "tmp": f"{tasks}/all/.temp/all/",
+        "flags": [],
     }
 
 
@@ -124,10 +126,13 @@ def test_an_input_has_its_type_files_and_properties(tasks):
         "count": 3,
         "note": "by hand",
         "made_of_is_its_uri": True,
+        "file_is_here": True,
+        "older": f"{tasks}/all/model-older",
+        "elsewhere": "gs://bucket/model",
         "parts": [1.0, 2.0],
         "object": {"a": 1.0},
         "type": "Reduction",
-        "empty": True,
+        "empty": False,  # a plain folder, which keeps the folders without files
     }
 
 
