@@ -206,6 +206,18 @@ def test_a_channels_record_is_read_to_the_length_that_was_signed_and_no_further(
     assert TOO_LONG in kept.problem
 
 
+def test_a_length_that_a_thief_of_the_timestamps_key_has_signed_does_not_fill_the_disk(
+    client: Client, server: Server, forger: Any, contents: dict[int, bytes]
+) -> None:
+    forger.edit("timestamp", lambda signed: vars(signed.snapshot_meta).update(length=2**40, version=999))
+    play = Tricks(server).endless
+    server.trick = lambda handler: ".snapshot.json" in handler.path and play(handler)
+    client.limits = Limits(file_bytes=1000, total_s=60)
+    kept = client.fetch("taxi-fare")
+    assert (kept.version, kept.path.read_bytes()) == (3, contents[3])
+    assert "it has more than 5000000 bytes, whatever was signed" in kept.problem
+
+
 def test_a_server_that_breaks_off_is_asked_once(client: Client, server: Server) -> None:
     play = Tricks(server).is_no_web_server
     server.trick = lambda handler: ".model.tflite" in handler.path and play(handler)

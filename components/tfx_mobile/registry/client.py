@@ -44,7 +44,6 @@ from tfx_mobile.registry.transport import Deadline, Fetcher, FolderTransport, Ht
 MAX_RELEASES = 50
 _MAX_NUMBERS = 10_000  # looked through for them: versions may leave numbers out
 _KEPT = 2  # files of a channel: the current one and the last good one
-_RECORD_BYTES = 1 << 20  # of a channel's or a file's record
 _NO_SUCH_RANGE = 416
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BY_NUMBER = ""  # the channel, in what is held, of files that were asked for by their number
@@ -311,7 +310,14 @@ class Client:
         else:
             rollout = Rollout(version, variant)
         path = names.model_path(model, rollout.version, rollout.variant)
-        target = self._target(session, path)
+        try:
+            target = self._target(session, path)
+        except NotOffered as error:
+            if version is not None:
+                raise
+            raise RegistryError(
+                f"Channel '{channel}' of '{model}' must offer what is there: {error}"
+            ) from error
         if reason := records.withdrawn(target):
             said = f"Registry {self.location} must offer '{path}'; its publisher took it back: {reason}."
             if version is not None:
@@ -331,13 +337,15 @@ class Client:
         return Metadata[Any].from_file(str(self._metadata / f"{role}.json")).signed
 
     def _channel(self, session: _Session, model: str, channel: str) -> records.ChannelRecord:
-        target = self._target(session, names.channel_path(model, channel), most=_RECORD_BYTES)
+        target = self._target(session, names.channel_path(model, channel), most=records.MAX_RECORD_BYTES)
         return records.read_channel(model, channel, self._small(session, target))
 
     def _record(
         self, session: _Session, model: str, version: int, variant: str, target: TargetFile
     ) -> records.VersionRecord:
-        note = self._target(session, names.record_path(model, version, variant), most=_RECORD_BYTES)
+        note = self._target(
+            session, names.record_path(model, version, variant), most=records.MAX_RECORD_BYTES
+        )
         return records.read_version(model, version, variant, target, self._small(session, note))
 
     def _target(self, session: _Session, path: str, *, most: int | None = None) -> TargetFile:
@@ -352,10 +360,11 @@ class Client:
                 f"Target '{path}' must carry a sha256 of 64 hex digits; got {target.hashes!r}. It was not "
                 "made by this registry's publisher."
             )
-        if target.length > (most := most or self.limits.file_bytes):
+        if target.length > (most or self.limits.file_bytes):
+            what_to_do = "It is no record" if most else "Raise limits.file_bytes if it is to be so"
             raise RegistryError(
-                f"Target '{path}' must have {most} bytes at most; {target.length} were signed. Raise "
-                "limits.file_bytes if it is to be so."
+                f"Target '{path}' must have {most or self.limits.file_bytes} bytes at most; {target.length} "
+                f"were signed. {what_to_do}."
             )
         return target
 
@@ -649,10 +658,14 @@ def _reason(error: Exception) -> str:
             f"{error} that the root trusts. It is signed by somebody else, or the root is another registry's."
         )
     if isinstance(error, BadVersionNumberError):
+        if str(error).startswith("Expected root"):
+            return f"{error}. Its publisher has to put back the roots in between."
         return f"{error}. It is older than what this client has seen."
     if isinstance(error, (LengthOrHashMismatchError, DownloadLengthMismatchError)):
         return f"a file differs from what was signed: {error}."
     if isinstance(error, DownloadHTTPError):
         return f"a file is missing or not served: {error}."
     cause = error.__cause__ or error
-    return f"{error}." if cause is error else f"{error} ({type(cause).__name__}: {cause})."
+    if cause is error or not str(error):
+        return f"{cause}."
+    return f"{error} ({type(cause).__name__}: {cause})."

@@ -20,13 +20,20 @@ from pathlib import Path
 from typing import Protocol
 
 import urllib3
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    SlowRetrievalError,
+)
 from tuf.ngclient import FetcherInterface  # type: ignore[attr-defined]
+from tuf.ngclient.config import UpdaterConfig
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tfx_mobile.common.errors import ConfigError
 
 _CHUNK_BYTES = 1 << 16
+_METADATA_BYTES = UpdaterConfig.targets_max_length  # of the largest role that the updater takes
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
 
 
@@ -141,8 +148,12 @@ class Fetcher(FetcherInterface):
         return self.open(url)[1]
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        most, count = max(self._deadline.limits.file_bytes, _METADATA_BYTES), 0
         for chunk in chunks:
             self.received_bytes += len(chunk)
+            count += len(chunk)
+            if count > most:
+                raise DownloadLengthMismatchError(f"it has more than {most} bytes, whatever was signed")
             yield chunk
             self._deadline.check()
         self._deadline.check()  # an end that the deadline made is none
