@@ -2,6 +2,8 @@
 
 import contextlib
 import datetime
+import errno
+import fcntl
 import os
 import re
 import shutil
@@ -234,6 +236,26 @@ def test_a_uri_is_not_taken_for_a_folder() -> None:
         Registry("http://host/x")
 
 
+def test_a_uri_with_a_password_is_refused_and_not_repeated() -> None:
+    message = "Registry must be named without user and password; got a URI of 's3' with them."
+    with pytest.raises(ConfigError, match=re.escape(message)) as refused:
+        Registry("s3://ada:secret@bucket/x", keys="keys")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_file_system_without_locks_is_one_clear_error(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, tree: Tree
+) -> None:
+    def flock(handle: int, operation: int) -> None:  # as NFS does without its lock daemon
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    before = tree(registry.repository)
+    with pytest.raises(RegistryError, match=re.escape("must be one that the file system can hold; No locks")):
+        registry.publish("taxi-fare", b"four", metadata={})
+    assert tree(registry.repository) == before
+
+
 # Keys and folders that are not as they should be.
 
 
@@ -375,6 +397,18 @@ def test_publishing_renews_an_expired_timestamp(registry: Registry, forger: Any,
     forger.edit("timestamp", _then_next(expire))
     registry.publish("taxi-fare", b"four", metadata={})
     registry.verify()
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "model-taxi-fare"])
+def test_bytes_that_are_there_are_not_called_pushed_when_phones_refuse_them(
+    registry: Registry, contents: dict[int, bytes], forger: Any, expire: Any, tree: Tree, role: str
+) -> None:
+    assert not registry.publish("taxi-fare", contents[3], metadata={}).created
+    forger.edit(role, expire)
+    before = tree(registry.repository)
+    with pytest.raises(RegistryError, match=re.escape(f"Metadata '{role}' must not be expired; it ran out")):
+        registry.publish("taxi-fare", contents[3], metadata={})
+    assert tree(registry.repository) == before
 
 
 def test_an_expired_root_stops_a_publisher(registry: Registry, forger: Any, expire: Any, tree: Tree) -> None:

@@ -94,18 +94,18 @@ class Storage(Protocol):
         ...
 
 
-def is_object_store(location: str) -> bool:
-    """Returns whether the location is a URI of an object store."""
-    return scheme_of(location) in _OBJECT_STORES
-
-
 def open_storage(location: str) -> Storage:
     """Returns the storage of a path, a file:// URI, or an s3:// or gs:// URI; reads nothing.
 
     Raises:
-      ConfigError: The URI is of another kind, or what it needs is not installed.
+      ConfigError: The URI is of another kind, or holds a password, or what it needs is not installed.
     """
     scheme = scheme_of(location)
+    if scheme and "@" in location.partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            f"Registry must be named without user and password; got a URI of '{scheme}' with them. They come "
+            "from the environment."
+        )
     if scheme in _OBJECT_STORES:
         return ObjectStorage(location)
     if scheme == "file":
@@ -207,6 +207,11 @@ class FolderStorage:
                             "holds it. Wait for it to end, or end it."
                         ) from error
                     time.sleep(0.01)
+                except OSError as error:
+                    raise RegistryError(
+                        f"Lock {path} must be one that the file system can hold; {error.strerror}. Keep the "
+                        "registry on a local disk or in a bucket."
+                    ) from error
             yield _KernelLock()
         finally:
             os.close(handle)

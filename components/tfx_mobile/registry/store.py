@@ -66,7 +66,8 @@ class Registry(Repository):
 
     Opening reads nothing; each call reads and verifies the repository anew, from the root in the keys folder
     downwards. A call that raises has changed nothing that phones see, but where it was stopped half way: a
-    rotation or a collection of garbage goes on when it is called again.
+    rotation or a collection of garbage goes on when it is called again. Where the storage failed after the
+    last write, `history` tells.
 
     Args:
       repository: A local folder, or s3://bucket/prefix or gs://bucket/prefix.
@@ -230,6 +231,9 @@ class Registry(Repository):
                 added.append(_next_channel(model, channel, role, record, rollouts, "publish"))
             if added:
                 self._commit(chain, {model: _with(role, added)}, added)
+            else:
+                for signed in (chain.timestamp, chain.snapshot, chain.targets, role):
+                    check_fresh(names.role_name(model) if signed is role else signed.type, signed, utc_now())
             return self._published(model, version, variant, channel, created=created)
 
     def promote(
