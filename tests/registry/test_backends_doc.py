@@ -32,13 +32,13 @@ def blocks(language: str) -> dict[str, str]:
 def test_the_table_says_what_a_backend_says(name: str) -> None:
     head, *rows = [line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("|")]
     fields = [cell.strip() for cell in head[1:]]
-    assert fields == [field.name for field in dataclasses.fields(Capabilities)]
+    assert [*fields, "reserved_channels"] == [field.name for field in dataclasses.fields(Capabilities)]
     (row,) = [row for row in rows if row[0].strip().startswith(f"{name}:")]
-    able = open_backend(LOCATIONS[name]).capabilities
-    assert dict(zip(fields, [cell.strip() == "yes" for cell in row[1:]], strict=True)) == dataclasses.asdict(
-        able
-    )
+    able = dataclasses.asdict(open_backend(LOCATIONS[name]).capabilities)
+    reserved = able.pop("reserved_channels")
+    assert dict(zip(fields, [cell.strip() == "yes" for cell in row[1:]], strict=True)) == able
     assert {cell.strip() for cell in row[1:]} <= {"yes", "no"}
+    assert bool(reserved) is (f"- {name} keeps the aliases `latest` and `v1`, `v2`, ... for itself" in PAGE)
 
 
 def test_the_page_shows_the_refusal_that_one_gets() -> None:

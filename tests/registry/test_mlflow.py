@@ -198,7 +198,7 @@ def test_a_uri_that_is_no_servers_is_refused(uri: str, message: str) -> None:
 
 @pytest.mark.parametrize("channel", ["latest", "v1", "v20"])
 def test_a_channel_that_mlflow_keeps_for_itself_is_refused(channel: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(f"which MLflow keeps for itself; got '{channel}'.")):
+    with pytest.raises(ConfigError, match=re.escape(f"keeps for itself; got '{channel}'. Name")):
         MlflowBackend("mlflow+http://127.0.0.1:1").publish("taxi", b"one", channel=channel, metadata={})
 
 

@@ -318,6 +318,13 @@ def test_a_location_that_no_client_can_read_is_refused_when_the_pipeline_is_buil
         tm.RegistryModel("gs://bucket/registry", "fares", root="/root.json")
 
 
+def test_a_channel_that_a_mirror_keeps_for_itself_is_refused_when_the_pipeline_is_built() -> None:
+    import tfx_mobile as tm
+
+    with pytest.raises(ConfigError, match=re.escape("keeps for itself; got 'latest'. Name another.")):
+        tm.RegistryModel("mlflow+http://127.0.0.1:1", "fares", channel="latest")
+
+
 def test_settings_are_the_same_bytes_each_time() -> None:
     import tfx_mobile as tm
 

@@ -97,6 +97,17 @@ def test_what_a_backend_cannot_do_is_refused(
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("channel", ["latest", "v1"])
+def test_a_channel_that_mlflow_keeps_for_itself_is_refused_when_it_is_opened(channel: str) -> None:
+    config = PusherConfig(registry="mlflow+http://127.0.0.1:1", model_name="taxi", channel=channel)
+    message = (
+        "Channel name must not match 'latest|v[0-9]+', which registry 'mlflow+http://127.0.0.1:1' keeps for "
+        f"itself; got '{channel}'. Name another."
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        open_registry(config, attachments=False)
+
+
 def test_a_wish_that_mlflow_has_not_is_refused_when_it_is_opened() -> None:
     config = PusherConfig(registry="mlflow+http://127.0.0.1:1", model_name="taxi", rollout_permille=500)
     with pytest.raises(ConfigError, match=re.escape("cannot offer a version to a share of the devices")):

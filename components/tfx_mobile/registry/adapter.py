@@ -4,7 +4,7 @@ An adapter calls `check_wishes` first in `publish`; `RegistryPusher` calls it wh
 Does not read or write.
 """
 
-import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,13 +41,30 @@ def check_can(where: str, capabilities: Capabilities, *wanted: str) -> None:
     """
     for name in wanted:
         if not getattr(capabilities, name):
-            able = [
-                field.name for field in dataclasses.fields(capabilities) if getattr(capabilities, field.name)
-            ]
+            able = [name for name in ("signed", *_DOES) if getattr(capabilities, name)]
             raise ConfigError(
                 f"Registry {where!r} cannot {_DOES[name]}; it can do: {', '.join(able) or 'publish only'}. "
                 f"Leave {name} out, or publish to the signed store."
             )
+
+
+def check_channel(where: str, capabilities: Capabilities, channel: str) -> str:
+    """Returns the name of a channel that the backend can have.
+
+    Args:
+      where: The registry's URI, for the message.
+      capabilities: Of the backend.
+      channel: Its name.
+
+    Raises:
+      ConfigError: The name breaks the rule, or the backend keeps it for itself.
+    """
+    if re.fullmatch(capabilities.reserved_channels, names.check_name("Channel", channel)):
+        raise ConfigError(
+            f"Channel name must not match {capabilities.reserved_channels!r}, which registry {where!r} keeps "
+            f"for itself; got {channel!r}. Name another."
+        )
+    return channel
 
 
 def check_wishes(

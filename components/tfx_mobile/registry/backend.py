@@ -33,6 +33,7 @@ class Capabilities:
       rollback: A channel can go back.
       withdraw: A version can be taken back.
       attachments: Other files beside the model, such as its evaluation page.
+      reserved_channels: Regular expression of the channels' names that it keeps for itself.
     """
 
     signed: bool = False
@@ -42,6 +43,7 @@ class Capabilities:
     rollback: bool = False
     withdraw: bool = False
     attachments: bool = False
+    reserved_channels: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

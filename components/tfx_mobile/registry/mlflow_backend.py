@@ -42,7 +42,6 @@ _FILE, _RECORD = "model.tflite", "model.record.json"
 _TAG = "tfx_mobile."
 _SHA256, _RECORD_SHA256, _WITHDRAWN = f"{_TAG}sha256", f"{_TAG}record_sha256", f"{_TAG}withdrawn"
 _TWICE = re.compile(r"unique|duplicate", re.IGNORECASE)
-_OWN_ALIAS = re.compile(r"latest|v[0-9]+")
 _log = logging.getLogger(__name__)
 
 
@@ -87,7 +86,9 @@ class MlflowBackend:
     @property
     def capabilities(self) -> Capabilities:
         """What it can do; reads nothing."""
-        return Capabilities(rollback=True, withdraw=True, attachments=True)
+        return Capabilities(
+            rollback=True, withdraw=True, attachments=True, reserved_channels="latest|v[0-9]+"
+        )
 
     def publish(
         self,
@@ -121,7 +122,7 @@ class MlflowBackend:
           RegistryError: The version holds other bytes, was withdrawn or is not the next; or MLflow is not
             reached, refuses, or gives other bytes than were uploaded.
         """
-        _check_names(model, channel)
+        self._check_names(model, channel)
         if version is not None:
             names.check_version(version)
         adapter.check_wishes(
@@ -171,7 +172,7 @@ class MlflowBackend:
           RegistryError: The channel offers nothing, or a version that was not published by this project or
             has been withdrawn; the bytes are not those that were published; MLflow is not reached or refuses.
         """
-        _check_names(model, channel)
+        self._check_names(model, channel)
         with self._client() as client:
             held = self._registered(client, model)
             number = _alias(held, channel)
@@ -206,7 +207,7 @@ class MlflowBackend:
           NothingReleased: There is no such model or channel.
           RegistryError: There is nothing to go back to, or MLflow is not reached or refuses.
         """
-        _check_names(model, channel)
+        self._check_names(model, channel)
         adapter.check_reason(reason)
         with self._client() as client:
             held = self._registered(client, model)
@@ -255,7 +256,7 @@ class MlflowBackend:
           NothingReleased: There is no such model or channel.
           RegistryError: MLflow is not reached or refuses.
         """
-        _check_names(model, channel)
+        self._check_names(model, channel)
         with self._client() as client:
             changes = self._check_channel(self._registered(client, model), model, channel)
         states, _ = _replayed(changes)
@@ -517,6 +518,10 @@ class MlflowBackend:
                 "its version and the user's rights."
             ) from error
 
+    def _check_names(self, model: str, channel: str) -> None:
+        names.check_name("Model", model)
+        adapter.check_channel(self.uri, self.capabilities, channel)
+
     def _check_reached(self) -> None:
         """MLflow's client tries for minutes before it says so."""
         if self._made is not None:
@@ -532,15 +537,6 @@ class MlflowBackend:
                 f"Registry {self.uri} must be reached; {reason}. Start the MLflow server, or check host and "
                 "port."
             ) from error
-
-
-def _check_names(model: str, channel: str) -> None:
-    names.check_name("Model", model)
-    if _OWN_ALIAS.fullmatch(names.check_name("Channel", channel)):
-        raise ConfigError(
-            f"Channel name must not be 'latest' or 'v' and a number, which MLflow keeps for itself; got "
-            f"{channel!r}. Name another."
-        )
 
 
 def _alias(held: Any, channel: str) -> int:

@@ -8,6 +8,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from tfx_mobile.common.fingerprint import source_fingerprint
+from tfx_mobile.registry.adapter import check_channel
 from tfx_mobile.registry.backend import open_backend
 from tfx_mobile.registry.client import check_location
 from tfx_mobile.registry_model.config import RegistryModelConfig, is_mirror
@@ -75,7 +76,8 @@ class RegistryModel(base_component.BaseComponent):
             cache=os.fspath(cache),
         )
         if is_mirror(config.registry):
-            open_backend(config.registry)  # checks, reads nothing
+            backend = open_backend(config.registry)  # checks, reads nothing
+            check_channel(config.registry, backend.capabilities, channel)
         else:
             check_location(config.registry)
         super().__init__(

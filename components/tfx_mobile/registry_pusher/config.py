@@ -6,7 +6,7 @@ import re
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.common.jsonable import Settings
 from tfx_mobile.registry import names
-from tfx_mobile.registry.adapter import check_wishes
+from tfx_mobile.registry.adapter import check_channel, check_wishes
 from tfx_mobile.registry.backend import Backend, open_backend
 from tfx_mobile.registry.targeting import EVERYONE_PERMILLE, Targeting, check_permille
 
@@ -69,6 +69,7 @@ def open_registry(config: PusherConfig, *, attachments: bool) -> Backend:
       ConfigError: There is no such backend, or it cannot do it.
     """
     backend = open_backend(config.registry, **({"keys": config.keys} if config.keys else {}))
+    check_channel(config.registry, backend.capabilities, config.channel)
     check_wishes(
         config.registry,
         backend.capabilities,
