@@ -311,11 +311,12 @@ def test_a_broken_registry_fails_the_run_with_its_message_and_the_run_after_the_
     assert model.properties["version"] == 1
 
 
-def test_a_location_that_no_client_can_read_is_refused_when_the_pipeline_is_built() -> None:
+@pytest.mark.parametrize("root", ["", "/root.json"])
+def test_a_location_that_no_client_can_read_is_refused_when_the_pipeline_is_built(root: str) -> None:
     import tfx_mobile as tm
 
     with pytest.raises(ConfigError, match=re.escape("Registry must be a folder or a file://, http://")):
-        tm.RegistryModel("gs://bucket/registry", "fares", root="/root.json")
+        tm.RegistryModel("gs://bucket/registry", "fares", root=root)
 
 
 def test_a_channel_that_a_mirror_keeps_for_itself_is_refused_when_the_pipeline_is_built() -> None:

@@ -10,7 +10,13 @@ from tfx_mobile.registry.backend import scheme_of
 
 _USER = re.compile(r"[^/]+:/+[^/]*@")
 _QUERY = re.compile(r"[^/]{2,}:/.*[?#]")
-_SIGNED_SCHEMES = ("", "file", "http", "https", "s3", "gs")
+_URL_SCHEMES = ("file", "http", "https")
+_SIGNED_SCHEMES = (
+    "",
+    *_URL_SCHEMES,
+    "s3",
+    "gs",
+)  # no phone reads the last two, so `check_location` refuses them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,7 @@ class RegistryModelConfig(Settings):
                     f"root and cache must be left out for {self.registry}, which signs nothing; got "
                     f"{self.root or self.cache!r}. What it gives is checked against its own hashes only."
                 )
-        elif "://" in self.registry and not self.root:
+        elif scheme_of(self.registry) in _URL_SCHEMES and not self.root:
             raise ConfigError(
                 f"root must name the root to trust for {self.registry}; got none. Take root.json from the "
                 "keys folder of whoever publishes there."
