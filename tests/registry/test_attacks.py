@@ -200,9 +200,10 @@ def somebody_elses_repository(forger: Any) -> None:
 
 def root_that_is_not_signed_by_the_one_before(forger: Any) -> None:
     other = Registry.create(forger.repository.with_name("other"))
-    root = json.loads((other.repository / "metadata" / "1.root.json").read_bytes())
-    root["signed"]["version"] = 2
-    (forger.metadata / "2.root.json").write_text(json.dumps(root))
+    root: Metadata[Any] = Metadata.from_bytes((other.repository / "metadata" / "1.root.json").read_bytes())
+    root.signed.version = 2
+    root.sign(key_files.load_signer(other.keys, "root"))
+    (forger.metadata / "2.root.json").write_bytes(root.to_bytes())
 
 
 def root_that_its_own_key_did_not_sign(forger: Any) -> None:
@@ -304,6 +305,10 @@ def root_of_the_version_after_the_next(forger: Any) -> None:
     (forger.metadata / "3.root.json").rename(forger.metadata / "2.root.json")
 
 
+def root_that_comes_again(forger: Any) -> None:
+    shutil.copy(forger.metadata / "1.root.json", forger.metadata / "2.root.json")
+
+
 def root_without_consistent_snapshots(forger: Any) -> None:
     def switch_off(root: Any) -> None:
         root.version += 1
@@ -366,6 +371,15 @@ def target_above_the_folder(forger: Any) -> None:
     _add_target(forger, "taxi-fare/../model.tflite")  # `*` of the delegation matches `..`
 
 
+def target_that_an_older_delegation_leaves_out(forger: Any) -> None:
+    def narrow(signed: Any) -> None:
+        signed.version += 1
+        signed.delegations.roles["model-taxi-fare"].paths = ["taxi-fare/*/model.*", "taxi-fare/channels/*"]
+
+    forger.edit("targets", narrow)
+    _add_target(forger, "taxi-fare/3/small.tflite")
+
+
 def _add_target(forger: Any, path: str) -> None:
     def add(signed: Any) -> None:
         signed.version += 1
@@ -417,8 +431,16 @@ def _next_version(signed: Any) -> None:
         ),
         (missing_role, "Registry metadata must be at", "a file is missing or not served"),
         (somebody_elses_repository, UNSIGNED, "timestamp was signed by 0/1 keys"),
-        (root_that_is_not_signed_by_the_one_before, UNSIGNED, "root was signed by 0/1 keys"),
-        (root_that_its_own_key_did_not_sign, UNSIGNED, "root was signed by 0/1 keys"),
+        (
+            root_that_is_not_signed_by_the_one_before,
+            f"2.root.json {UNSIGNED} for 'root'",
+            "root was signed by 0/1 keys",
+        ),
+        (
+            root_that_its_own_key_did_not_sign,
+            f"2.root.json {UNSIGNED} for 'root'",
+            "root was signed by 0/1 keys",
+        ),
         (version_that_is_no_integer, UNSIGNED, "Could not encode"),
         (text_that_cannot_be_signed, UNSIGNED, "surrogates not allowed"),
         (timestamp_that_says_everything_twice, UNSIGNED, "timestamp was signed by 0/1 keys"),
@@ -436,6 +458,11 @@ def _next_version(signed: Any) -> None:
             root_of_the_version_after_the_next,
             "2.root.json must be root version 2; got 3.",
             "Expected root version 2 instead got version 3. Its publisher has to put back the roots",
+        ),
+        (
+            root_that_comes_again,
+            "2.root.json must be root version 2; got 1.",
+            "Expected root version 2 instead got version 1.",
         ),
         (
             root_without_consistent_snapshots,
@@ -514,6 +541,10 @@ def test_publishing_the_same_bytes_over_a_damaged_file_does_not_pass_for_done(
         (
             target_above_the_folder,
             "must only sign paths of model 'taxi-fare'; got 'taxi-fare/../model.tflite'",
+        ),
+        (
+            target_that_an_older_delegation_leaves_out,
+            "must only sign paths of model 'taxi-fare'; got 'taxi-fare/3/small.tflite'",
         ),
         (targets_role_that_signs_models_itself, "Role 'targets' must only delegate; it signs"),
         (role_of_a_look_alike_name, "must delegate to models, each for its own paths; got 'model-t\\u0430xi"),
@@ -668,6 +699,15 @@ def test_a_root_that_lies_in_the_repository_is_never_trusted_for_that(
     registry.refresh()
     assert registry.root_path.read_bytes() == root
     assert phone.fetch("taxi-fare").version == 3
+
+
+def test_a_trusted_root_that_was_changed_after_signing_is_refused(registry: Registry) -> None:
+    path = registry.root_path
+    root = json.loads(path.read_bytes())
+    root["signed"]["expires"] = "2099-01-01T00:00:00Z"
+    path.write_text(json.dumps(root))
+    with pytest.raises(RegistryError, match=re.escape(f"{path} {UNSIGNED} for 'root'")):
+        registry.verify()
 
 
 def test_a_timestamp_without_end_is_not_read_to_its_end(phone: Client, forger: Any) -> None:
