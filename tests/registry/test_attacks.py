@@ -15,6 +15,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # typed, but re-ex
     Metadata,
     MetaFile,
     Root,
+    SuccinctRoles,
     TargetFile,
     Targets,
     Timestamp,
@@ -317,7 +318,7 @@ def root_without_consistent_snapshots(forger: Any) -> None:
     forger.edit("root", switch_off)
 
 
-def _delegate(forger: Any, role: str, pattern: str, *, by: str = "targets") -> None:
+def _delegate(forger: Any, role: str, pattern: str | None, *, by: str = "targets") -> None:
     """Makes `by` trust somebody for version 3, before all others; phones follow that."""
     somebody, malware = key_files.make_signer(), b"malware"
     target = TargetFile.from_data(names.model_path("taxi-fare", 3), malware, ["sha256"])
@@ -331,7 +332,8 @@ def _delegate(forger: Any, role: str, pattern: str, *, by: str = "targets") -> N
     def trust(signed: Any) -> None:
         signed.version += 1
         delegations = signed.delegations or Delegations({}, {})
-        mine = DelegatedRole(role, [], 1, terminating=True, paths=[pattern])
+        given = {"paths": [pattern]} if pattern else {"path_hash_prefixes": [*"0123456789abcdef"]}
+        mine = DelegatedRole(role, [], 1, terminating=True, **given)
         delegations.roles = {role: mine} | delegations.roles
         signed.delegations = delegations
         signed.add_key(somebody.public_key, role)
@@ -357,6 +359,22 @@ def role_with_capital_letters(forger: Any) -> None:
 
 def role_of_a_model_for_the_paths_of_another(forger: Any) -> None:
     _delegate(forger, "model-other", "*/*/*")
+
+
+def role_of_a_model_for_the_paths_of_a_longer_name(forger: Any) -> None:
+    _delegate(forger, "model-taxi", "taxi-fare/*/*")
+
+
+def role_of_a_model_for_hashes_of_paths(forger: Any) -> None:
+    _delegate(forger, "model-other", None)
+
+
+def targets_role_that_delegates_by_hash(forger: Any) -> None:
+    def delegate(signed: Any) -> None:
+        signed.version += 1
+        signed.delegations = Delegations({}, succinct_roles=SuccinctRoles([], 1, 1, "model"))
+
+    forger.edit("targets", delegate)
 
 
 def role_of_the_model_that_trusts_somebody_else(forger: Any) -> None:
@@ -554,6 +572,15 @@ def test_publishing_the_same_bytes_over_a_damaged_file_does_not_pass_for_done(
             "each for its own paths; got 'model-other' for */*/*.",
         ),
         (
+            role_of_a_model_for_the_paths_of_a_longer_name,
+            "each for its own paths; got 'model-taxi' for taxi-fare/*/*.",
+        ),
+        (
+            role_of_a_model_for_hashes_of_paths,
+            "each for its own paths; got 'model-other' for hashes of paths.",
+        ),
+        (targets_role_that_delegates_by_hash, "Role 'targets' must delegate by model; it does by hash."),
+        (
             role_of_the_model_that_trusts_somebody_else,
             "Role 'model-taxi-fare' must only sign, and not delegate",
         ),
@@ -578,6 +605,7 @@ def test_a_key_used_beyond_its_role_is_found_by_publisher_and_catalogue(
         role_of_a_look_alike_name,
         role_with_capital_letters,
         role_of_a_model_for_the_paths_of_another,
+        role_of_a_model_for_hashes_of_paths,
         role_of_the_model_that_trusts_somebody_else,
     ],
 )
