@@ -219,13 +219,21 @@ def root_that_its_own_key_did_not_sign(forger: Any) -> None:
     forger.edit("root", hand_over)  # signed by the old key alone
 
 
-def role_that_is_another_version_than_the_snapshot_says(forger: Any) -> None:
+def role_that_is_older_than_the_snapshot_says(forger: Any) -> None:
+    _say_version(forger, 9)
+
+
+def role_that_is_newer_than_the_snapshot_says(forger: Any) -> None:
+    _say_version(forger, 2)
+
+
+def _say_version(forger: Any, version: int) -> None:
     path = forger.newest("model-taxi-fare")
-    shutil.copy(path, path.with_name("9.model-taxi-fare.json"))
+    shutil.copy(path, path.with_name(f"{version}.model-taxi-fare.json"))
 
     def name_it(snapshot: Any) -> None:
         snapshot.version += 1
-        snapshot.meta["model-taxi-fare.json"].version = 9
+        snapshot.meta["model-taxi-fare.json"].version = version
 
     forger.edit("snapshot", name_it)
 
@@ -488,9 +496,14 @@ def _next_version(signed: Any) -> None:
             "a file is missing or not served",
         ),
         (
-            role_that_is_another_version_than_the_snapshot_says,
+            role_that_is_older_than_the_snapshot_says,
             "9.model-taxi-fare.json must be version 9; got 3.",
             "Expected model-taxi-fare v9, got v3.",
+        ),
+        (
+            role_that_is_newer_than_the_snapshot_says,
+            "2.model-taxi-fare.json must be version 2; got 3.",
+            "Expected model-taxi-fare v2, got v3.",
         ),
     ],
 )

@@ -99,8 +99,8 @@ def test_a_signed_record_of_another_make_is_refused(note: bytes) -> None:
 
 def test_a_record_of_another_make_is_shown_short_and_in_ascii() -> None:
     file = records.target("m/7/model.tflite", b"x")
-    note = json.dumps(["\u0430" * 99]).encode()
-    shown = ("['" + "\\u0430" * 99)[:57]
+    note = json.dumps(["\u0430" * 10]).encode()
+    shown = ("['" + "\\u0430" * 10)[:57]
     with pytest.raises(
         RegistryError, match=re.escape(f"must have metadata and published_unix_s; got {shown}.... It was")
     ):

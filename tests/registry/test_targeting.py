@@ -198,6 +198,10 @@ def test_a_share_needs_a_device_with_an_id(share: int, device: Device | None, wh
         (lambda: Device(app_version="1.2.3.4.5"), "device.app_version must be one to four numbers with dots"),
         (lambda: Device(app_version="1.02"), "device.app_version must be one to four numbers with dots"),
         (lambda: Device(app_version="1.2-beta"), "such as 2.10.1; got '1.2-beta'."),
+        (
+            lambda: Device(app_version="1234567890"),
+            "device.app_version must be one to four numbers with dots",
+        ),
         (lambda: Device(app_version="1.1234567890"), "device.app_version must be one to four numbers with"),
         (lambda: Device(app_version=2), "device.app_version must be one to four numbers with dots"),
         (lambda: Device(runtime_version="v2"), "device.runtime_version must be one to four numbers"),
