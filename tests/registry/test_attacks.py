@@ -24,7 +24,9 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # typed, but re-ex
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry import keys as key_files
 from tfx_mobile.registry import names, records, site
+from tfx_mobile.registry.chain import load_root
 from tfx_mobile.registry.client import Client, NotOffered
+from tfx_mobile.registry.storage import FolderStorage
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry.transport import Limits
 
@@ -749,6 +751,13 @@ def test_a_trusted_root_that_was_changed_after_signing_is_refused(registry: Regi
     path.write_text(json.dumps(root))
     with pytest.raises(RegistryError, match=re.escape(f"{path} {UNSIGNED} for 'root'")):
         registry.verify()
+
+
+def test_a_newer_root_that_cannot_be_asked_for_is_not_taken_for_none(registry: Registry) -> None:
+    storage = FolderStorage(registry.repository / ("x" * 300))
+    message = f"must be readable; {storage.place('metadata/2.root.json')}: File name too long."
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        load_root(storage, registry.root_path.read_bytes(), where="the app")
 
 
 def test_a_timestamp_without_end_is_not_read_to_its_end(phone: Client, forger: Any) -> None:
