@@ -15,6 +15,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # typed, but re-ex
     Metadata,
     MetaFile,
     Root,
+    SuccinctRoles,
     TargetFile,
     Targets,
     Timestamp,
@@ -23,7 +24,9 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # typed, but re-ex
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry import keys as key_files
 from tfx_mobile.registry import names, records, site
+from tfx_mobile.registry.chain import load_root
 from tfx_mobile.registry.client import Client, NotOffered
+from tfx_mobile.registry.storage import FolderStorage
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry.transport import Limits
 
@@ -200,9 +203,10 @@ def somebody_elses_repository(forger: Any) -> None:
 
 def root_that_is_not_signed_by_the_one_before(forger: Any) -> None:
     other = Registry.create(forger.repository.with_name("other"))
-    root = json.loads((other.repository / "metadata" / "1.root.json").read_bytes())
-    root["signed"]["version"] = 2
-    (forger.metadata / "2.root.json").write_text(json.dumps(root))
+    root: Metadata[Any] = Metadata.from_bytes((other.repository / "metadata" / "1.root.json").read_bytes())
+    root.signed.version = 2
+    root.sign(key_files.load_signer(other.keys, "root"))
+    (forger.metadata / "2.root.json").write_bytes(root.to_bytes())
 
 
 def root_that_its_own_key_did_not_sign(forger: Any) -> None:
@@ -217,13 +221,21 @@ def root_that_its_own_key_did_not_sign(forger: Any) -> None:
     forger.edit("root", hand_over)  # signed by the old key alone
 
 
-def role_that_is_another_version_than_the_snapshot_says(forger: Any) -> None:
+def role_that_is_older_than_the_snapshot_says(forger: Any) -> None:
+    _say_version(forger, 9)
+
+
+def role_that_is_newer_than_the_snapshot_says(forger: Any) -> None:
+    _say_version(forger, 2)
+
+
+def _say_version(forger: Any, version: int) -> None:
     path = forger.newest("model-taxi-fare")
-    shutil.copy(path, path.with_name("9.model-taxi-fare.json"))
+    shutil.copy(path, path.with_name(f"{version}.model-taxi-fare.json"))
 
     def name_it(snapshot: Any) -> None:
         snapshot.version += 1
-        snapshot.meta["model-taxi-fare.json"].version = 9
+        snapshot.meta["model-taxi-fare.json"].version = version
 
     forger.edit("snapshot", name_it)
 
@@ -304,6 +316,10 @@ def root_of_the_version_after_the_next(forger: Any) -> None:
     (forger.metadata / "3.root.json").rename(forger.metadata / "2.root.json")
 
 
+def root_that_comes_again(forger: Any) -> None:
+    shutil.copy(forger.metadata / "1.root.json", forger.metadata / "2.root.json")
+
+
 def root_without_consistent_snapshots(forger: Any) -> None:
     def switch_off(root: Any) -> None:
         root.version += 1
@@ -312,7 +328,7 @@ def root_without_consistent_snapshots(forger: Any) -> None:
     forger.edit("root", switch_off)
 
 
-def _delegate(forger: Any, role: str, pattern: str, *, by: str = "targets") -> None:
+def _delegate(forger: Any, role: str, pattern: str | None, *, by: str = "targets") -> None:
     """Makes `by` trust somebody for version 3, before all others; phones follow that."""
     somebody, malware = key_files.make_signer(), b"malware"
     target = TargetFile.from_data(names.model_path("taxi-fare", 3), malware, ["sha256"])
@@ -326,7 +342,8 @@ def _delegate(forger: Any, role: str, pattern: str, *, by: str = "targets") -> N
     def trust(signed: Any) -> None:
         signed.version += 1
         delegations = signed.delegations or Delegations({}, {})
-        mine = DelegatedRole(role, [], 1, terminating=True, paths=[pattern])
+        given = {"paths": [pattern]} if pattern else {"path_hash_prefixes": [*"0123456789abcdef"]}
+        mine = DelegatedRole(role, [], 1, terminating=True, **given)
         delegations.roles = {role: mine} | delegations.roles
         signed.delegations = delegations
         signed.add_key(somebody.public_key, role)
@@ -354,6 +371,22 @@ def role_of_a_model_for_the_paths_of_another(forger: Any) -> None:
     _delegate(forger, "model-other", "*/*/*")
 
 
+def role_of_a_model_for_the_paths_of_a_longer_name(forger: Any) -> None:
+    _delegate(forger, "model-taxi", "taxi-fare/*/*")
+
+
+def role_of_a_model_for_hashes_of_paths(forger: Any) -> None:
+    _delegate(forger, "model-other", None)
+
+
+def targets_role_that_delegates_by_hash(forger: Any) -> None:
+    def delegate(signed: Any) -> None:
+        signed.version += 1
+        signed.delegations = Delegations({}, succinct_roles=SuccinctRoles([], 1, 1, "model"))
+
+    forger.edit("targets", delegate)
+
+
 def role_of_the_model_that_trusts_somebody_else(forger: Any) -> None:
     _delegate(forger, "helper", "taxi-fare/3/*", by="model-taxi-fare")
 
@@ -364,6 +397,15 @@ def target_outside_the_delegation(forger: Any) -> None:
 
 def target_above_the_folder(forger: Any) -> None:
     _add_target(forger, "taxi-fare/../model.tflite")  # `*` of the delegation matches `..`
+
+
+def target_that_an_older_delegation_leaves_out(forger: Any) -> None:
+    def narrow(signed: Any) -> None:
+        signed.version += 1
+        signed.delegations.roles["model-taxi-fare"].paths = ["taxi-fare/*/model.*", "taxi-fare/channels/*"]
+
+    forger.edit("targets", narrow)
+    _add_target(forger, "taxi-fare/3/small.tflite")
 
 
 def _add_target(forger: Any, path: str) -> None:
@@ -417,8 +459,16 @@ def _next_version(signed: Any) -> None:
         ),
         (missing_role, "Registry metadata must be at", "a file is missing or not served"),
         (somebody_elses_repository, UNSIGNED, "timestamp was signed by 0/1 keys"),
-        (root_that_is_not_signed_by_the_one_before, UNSIGNED, "root was signed by 0/1 keys"),
-        (root_that_its_own_key_did_not_sign, UNSIGNED, "root was signed by 0/1 keys"),
+        (
+            root_that_is_not_signed_by_the_one_before,
+            f"2.root.json {UNSIGNED} for 'root'",
+            "root was signed by 0/1 keys",
+        ),
+        (
+            root_that_its_own_key_did_not_sign,
+            f"2.root.json {UNSIGNED} for 'root'",
+            "root was signed by 0/1 keys",
+        ),
         (version_that_is_no_integer, UNSIGNED, "Could not encode"),
         (text_that_cannot_be_signed, UNSIGNED, "surrogates not allowed"),
         (timestamp_that_says_everything_twice, UNSIGNED, "timestamp was signed by 0/1 keys"),
@@ -438,14 +488,24 @@ def _next_version(signed: Any) -> None:
             "Expected root version 2 instead got version 3. Its publisher has to put back the roots",
         ),
         (
+            root_that_comes_again,
+            "2.root.json must be root version 2; got 1.",
+            "Expected root version 2 instead got version 1.",
+        ),
+        (
             root_without_consistent_snapshots,
             "Root version 2 must say consistent_snapshot",
             "a file is missing or not served",
         ),
         (
-            role_that_is_another_version_than_the_snapshot_says,
+            role_that_is_older_than_the_snapshot_says,
             "9.model-taxi-fare.json must be version 9; got 3.",
             "Expected model-taxi-fare v9, got v3.",
+        ),
+        (
+            role_that_is_newer_than_the_snapshot_says,
+            "2.model-taxi-fare.json must be version 2; got 3.",
+            "Expected model-taxi-fare v2, got v3.",
         ),
     ],
 )
@@ -515,6 +575,10 @@ def test_publishing_the_same_bytes_over_a_damaged_file_does_not_pass_for_done(
             target_above_the_folder,
             "must only sign paths of model 'taxi-fare'; got 'taxi-fare/../model.tflite'",
         ),
+        (
+            target_that_an_older_delegation_leaves_out,
+            "must only sign paths of model 'taxi-fare'; got 'taxi-fare/3/small.tflite'",
+        ),
         (targets_role_that_signs_models_itself, "Role 'targets' must only delegate; it signs"),
         (role_of_a_look_alike_name, "must delegate to models, each for its own paths; got 'model-t\\u0430xi"),
         (role_with_capital_letters, "must delegate to models, each for its own paths; got 'Model-Taxi-Fare'"),
@@ -522,6 +586,15 @@ def test_publishing_the_same_bytes_over_a_damaged_file_does_not_pass_for_done(
             role_of_a_model_for_the_paths_of_another,
             "each for its own paths; got 'model-other' for */*/*.",
         ),
+        (
+            role_of_a_model_for_the_paths_of_a_longer_name,
+            "each for its own paths; got 'model-taxi' for taxi-fare/*/*.",
+        ),
+        (
+            role_of_a_model_for_hashes_of_paths,
+            "each for its own paths; got 'model-other' for hashes of paths.",
+        ),
+        (targets_role_that_delegates_by_hash, "Role 'targets' must delegate by model; it does by hash."),
         (
             role_of_the_model_that_trusts_somebody_else,
             "Role 'model-taxi-fare' must only sign, and not delegate",
@@ -547,6 +620,7 @@ def test_a_key_used_beyond_its_role_is_found_by_publisher_and_catalogue(
         role_of_a_look_alike_name,
         role_with_capital_letters,
         role_of_a_model_for_the_paths_of_another,
+        role_of_a_model_for_hashes_of_paths,
         role_of_the_model_that_trusts_somebody_else,
     ],
 )
@@ -668,6 +742,22 @@ def test_a_root_that_lies_in_the_repository_is_never_trusted_for_that(
     registry.refresh()
     assert registry.root_path.read_bytes() == root
     assert phone.fetch("taxi-fare").version == 3
+
+
+def test_a_trusted_root_that_was_changed_after_signing_is_refused(registry: Registry) -> None:
+    path = registry.root_path
+    root = json.loads(path.read_bytes())
+    root["signed"]["expires"] = "2099-01-01T00:00:00Z"
+    path.write_text(json.dumps(root))
+    with pytest.raises(RegistryError, match=re.escape(f"{path} {UNSIGNED} for 'root'")):
+        registry.verify()
+
+
+def test_a_newer_root_that_cannot_be_asked_for_is_not_taken_for_none(registry: Registry) -> None:
+    storage = FolderStorage(registry.repository / ("x" * 300))
+    message = f"must be readable; {storage.place('metadata/2.root.json')}: File name too long."
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        load_root(storage, registry.root_path.read_bytes(), where="the app")
 
 
 def test_a_timestamp_without_end_is_not_read_to_its_end(phone: Client, forger: Any) -> None:

@@ -1,5 +1,6 @@
 """What a channel offers after each operation, and what is refused."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -364,16 +365,73 @@ def test_nothing_withdrawn_and_nothing_out_of_reach_is_ever_offered(
         earlier.insert(0, record)
 
 
-def test_the_share_of_a_version_is_changed_for_each_of_its_variants() -> None:
-    arm = Targeting(abis=("arm64-v8a",))
-    record = ChannelRecord(
-        "m", "stable", 1, (Rollout(2, "arm", 10, "a", arm), Rollout(2, "default", 10, "b")), 0, "x"
+ARM = Targeting(abis=("arm64-v8a",))
+
+
+def _record(*rollouts: Rollout) -> ChannelRecord:
+    return ChannelRecord("m", "stable", 1, rollouts, 0, "publish")
+
+
+def test_a_channel_goes_back_step_by_step_until_everyone_gets_a_file() -> None:
+    share, five, four, asks = (
+        Rollout(6, "default", 100),
+        Rollout(5, "default", 500),
+        Rollout(4),
+        Rollout(3, targeting=ARM),
     )
+    few = dataclasses.replace(four, rollout_permille=200)
+    earlier = [_record(five, few), _record(four), _record(asks), _record(Rollout(2)), _record(Rollout(1))]
+    there = {(version, "default") for version in range(1, 7)}
+    found = releases.filled([Rollout(7), share], 6, earlier, there)
+    assert found == (share, five, few, asks, Rollout(2))
+
+
+def test_a_variant_that_asks_something_comes_first_and_a_later_one_before_an_earlier() -> None:
+    rollouts: tuple[Rollout, ...] = (Rollout(1),)
+    for variant, asked in (("default", Targeting()), ("arm", ARM), ("small", Targeting()), ("tiny", ARM)):
+        rollouts = releases.with_file(rollouts, (2, variant), 1000, asked)
+    order = [(2, "tiny"), (2, "arm"), (2, "small"), (2, "default"), (1, "default")]
+    assert [(one.version, one.variant) for one in rollouts] == order
+    assert len({one.salt for one in rollouts}) == 5  # so that not the same phones are always the first
+    changed = releases.with_file(rollouts, (2, "arm"), 500, ARM)  # which stays where it stands
+    assert [(one.version, one.variant) for one in changed] == order
+
+
+def test_a_file_whose_devices_all_get_a_newer_one_is_left_out() -> None:
+    wide, narrow = Rollout(3, targeting=Targeting(abis=(*ARM.abis, "x86"))), Rollout(2, targeting=ARM)
+    assert releases.reachable([narrow, wide]) == (wide,)
+    there = {(version, "default") for version in (1, 2, 3)}
+    found = releases.filled([wide], 3, [_record(narrow, Rollout(1))], there)
+    assert found == (wide, Rollout(1))
+
+
+def test_a_promotion_takes_the_newest_version_alone() -> None:
+    source = dataclasses.replace(_record(Rollout(5, targeting=ARM), Rollout(4)), channel="beta")
+    found = releases.promoted("m", source, _record(Rollout(3)), 1000)
+    assert [(one.version, one.targeting) for one in found] == [(5, ARM), (3, Targeting())]
+    assert [one.version for one in releases.promoted("m", source, None, 1000)] == [5]
+
+
+def test_the_share_of_a_version_is_changed_for_each_of_its_variants() -> None:
+    record = _record(Rollout(2, "arm", 10, "a", ARM), Rollout(2, "default", 10, "b"), Rollout(1, "small"))
     changed = releases.with_share(record, 2, 20)
-    assert [(one.variant, one.rollout_permille, one.salt) for one in changed] == [
-        ("arm", 20, "a"),
-        ("default", 20, "b"),
-    ]
+    assert changed == (
+        Rollout(2, "arm", 20, "a", ARM),
+        Rollout(2, "default", 20, "b"),
+        Rollout(1, "small"),
+    )
+
+
+def test_a_channel_that_offers_nothing_says_so_when_a_share_is_to_change() -> None:
+    message = "Channel 'stable' of 'm' must offer version 2; it offers none."
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        releases.with_share(_record(), 2, 5)
+
+
+def test_the_history_is_not_read_where_no_newer_version_holds_the_bytes() -> None:
+    earlier = iter([5, 4])
+    releases.check_not_rolled_back("m", "stable", 5, {5, 4}, earlier)
+    assert list(earlier) == [5, 4]
 
 
 def test_bytes_that_a_channel_was_rolled_back_from_come_again_only_by_their_number(

@@ -1,5 +1,6 @@
 """Records of versions and channels."""
 
+import enum
 import json
 import re
 from typing import Any
@@ -27,6 +28,20 @@ def test_metadata_that_cannot_be_signed_is_refused_by_key(metadata: Any, message
         records.checked_metadata(metadata)
 
 
+class Kind(str, enum.Enum):
+    FARE = "fare"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+def test_metadata_is_made_of_plain_values() -> None:
+    plain = records.checked_metadata({"kind": Kind.FARE, Kind.FARE: Level.LOW})
+    assert plain == {"kind": "fare", "fare": 1}
+    assert {*map(type, plain), *map(type, plain.values())} == {str, int}
+
+
 def test_a_version_record_survives_its_targets() -> None:
     metadata = {"metrics": {"rmse_ppm": 3}, "tags": ("a", None, True), "text": 'quote " slash \\ line \n é'}
     (file, content), (beside, note) = records.version_targets(
@@ -50,6 +65,22 @@ def test_a_file_that_was_taken_back_says_why_and_stays_the_same_file() -> None:
 
 
 @pytest.mark.parametrize(
+    ("custom", "why"),
+    [({"tag": 1}, ""), ("text", ""), ({"withdrawn": 3}, "the registry does not say why")],
+)
+def test_a_target_of_another_make_is_not_withdrawn_unless_it_says_so(custom: Any, why: str) -> None:
+    file = records.target("m/7/model.tflite", b"x")
+    file.unrecognized_fields["custom"] = custom
+    assert records.withdrawn(file) == why
+
+
+def test_what_else_a_target_says_stays_when_it_is_withdrawn() -> None:
+    file = records.target("m/7/model.tflite", b"x")
+    file.unrecognized_fields["custom"] = {"tag": 1}
+    assert records.withdraw(file, "wrong units").custom == {"tag": 1, "withdrawn": "wrong units"}
+
+
+@pytest.mark.parametrize(
     "note",
     [
         b"",
@@ -63,6 +94,24 @@ def test_a_file_that_was_taken_back_says_why_and_stays_the_same_file() -> None:
 def test_a_signed_record_of_another_make_is_refused(note: bytes) -> None:
     (file, _), _ = records.version_targets("m", 7, "default", b"x", metadata={}, published_unix_s=5)
     with pytest.raises(RegistryError, match=re.escape("It was not made by this registry's publisher.")):
+        records.read_version("m", 7, "default", file, note)
+
+
+def test_a_record_of_another_make_is_shown_short_and_in_ascii() -> None:
+    file = records.target("m/7/model.tflite", b"x")
+    note = json.dumps(["\u0430" * 10]).encode()
+    shown = ("['" + "\\u0430" * 10)[:57]
+    with pytest.raises(
+        RegistryError, match=re.escape(f"must have metadata and published_unix_s; got {shown}.... It was")
+    ):
+        records.read_version("m", 7, "default", file, note)
+
+
+def test_a_file_that_was_signed_without_a_sha256_is_refused() -> None:
+    (file, _), (_, note) = records.version_targets("m", 7, "default", b"x", metadata={}, published_unix_s=5)
+    file.hashes = {"sha512": "0" * 128}
+    message = "Target 'm/7/model.tflite' must carry a sha256; got ['sha512']."
+    with pytest.raises(RegistryError, match=re.escape(message)):
         records.read_version("m", 7, "default", file, note)
 
 
@@ -96,6 +145,7 @@ def test_a_channel_record_is_read_as_it_was_written() -> None:
             "must offer each file once, newest version first",
         ),
         (_channel(sequence=0), "Version must be an integer of at least 1; got 0"),
+        (_channel(channel="A"), "Channel name must be 1 to 63 of a-z, 0-9 and '-'"),
         (_channel(channel="beta"), "must be about channel 'stable' of 'm'; got 'beta'"),
         (_channel(model="n"), "got 'stable' of 'n'"),
     ],

@@ -294,7 +294,7 @@ def _plain(value: Any, where: str) -> Any:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ConfigError(f"{where} must be text that UTF-8 can hold; got {value!r}.") from error
-        return str(value)
+        return str.__str__(value)  # of a text enum its value, and not its name
     if isinstance(value, Mapping):
         if unfit := [key for key in value if not isinstance(key, str)]:
             raise ConfigError(f"{where} must have strings as keys; got {unfit[0]!r}.")
