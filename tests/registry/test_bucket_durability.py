@@ -3,9 +3,10 @@
 import datetime
 import errno
 import json
-import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,39 +14,20 @@ from typing import Any
 
 import pytest
 from tests.registry.servers import web_address
-from tests.registry.test_durability import _killed
 
 from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry import storage
 from tfx_mobile.registry.client import Client
-from tfx_mobile.registry.storage import FolderStorage, ObjectStorage
+from tfx_mobile.registry.storage import ObjectStorage
 from tfx_mobile.registry.store import Registry
 
 
-def _dying(act: Callable[[], object], dies_at: int) -> Callable[[Any], None]:
-    """Returns `act` for a process that is killed before one of its changes: of a lock, an object, a key."""
-    left = [dies_at]
-
-    def dying(change: Callable[..., None]) -> Callable[..., None]:
-        def changes(*arguments: Any, **options: Any) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            change(*arguments, **options)
-
-        return changes
-
-    def run(_: Any) -> None:
-        for kind, name in (
-            (ObjectStorage, "_put"),
-            (ObjectStorage, "delete"),
-            (FolderStorage, "write"),
-            (FolderStorage, "delete"),
-        ):
-            setattr(kind, name, dying(getattr(kind, name)))
-        act()
-
-    return run
+def _killed(action: str, bucket: str, keys: Path, content: bytes, dies_at: int) -> bool:
+    """Runs `dying_publisher.py`; returns whether it was killed on the way."""
+    command = [sys.executable, str(Path(__file__).with_name("dying_publisher.py")), action, bucket, str(keys)]
+    status = subprocess.run([*command, content.decode(), str(dies_at)], timeout=120).returncode
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
 
 
 def _let_the_lease_run_out(bucket: str) -> bool:
@@ -72,11 +54,7 @@ def test_a_publisher_killed_anywhere_leaves_all_or_nothing_and_the_next_goes_on_
     while was_killed:
         dies_at += 1
         content = b"content %d" % dies_at
-
-        def publish(content: bytes = content) -> object:
-            return Registry(bucket, registry.keys).publish("m", content, metadata={})
-
-        was_killed = _killed(_dying(publish, dies_at), dies_at=0, torn=False)
+        was_killed = _killed("publish", bucket, registry.keys, content, dies_at)
         registry.verify()
         is_seen = registry.channels("m") == {"stable": dies_at + 1}
         assert is_seen == (dies_at > 8)  # the lock, the one before it, five files, the timestamp
@@ -105,11 +83,7 @@ def test_a_registry_whose_making_is_killed_anywhere_can_be_made_again(bucket: st
     while was_killed:
         dies_at += 1
         place, keys = f"{bucket}/{dies_at}", tmp_path / str(dies_at)
-
-        def create(place: str = place, keys: Path = keys) -> object:
-            return Registry.create(place, keys)
-
-        was_killed = _killed(_dying(create, dies_at), dies_at=0, torn=False)
+        was_killed = _killed("create", place, keys, b"", dies_at)
         assert _let_the_lease_run_out(place) == (dies_at > 1 and was_killed)
         registry = Registry.open_or_create(place, keys)
         registry.publish("m", b"x", metadata={})
