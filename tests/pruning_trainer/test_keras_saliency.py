@@ -206,8 +206,8 @@ def test_a_level_whose_loss_is_not_finite_costs_ten_times_what_was_measured(
 
     model, weights, values = linear(keras)
     x, y = np.zeros((2, NUM_INPUTS), np.float32), np.zeros((2, NUM_OUTPUTS), np.float32)
-    # Times weights that are alike; the square of one alone is infinite. Powers of two, so that a processor that
-    # multiplies and adds in one step gets zero for both together, too.
+    # Times weights that are alike; the square of one alone is infinite. Powers of two, so that a processor
+    # that multiplies and adds in one step gets zero for both together, too.
     x[0, :2] = 2.0**127, -(2.0**127)
     x[1, 2], y[1] = 1.0, target
     values[:3] = [[2.0**-9], [2.0**-9], [2.0]]
