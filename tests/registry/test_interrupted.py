@@ -5,6 +5,7 @@ same command again finishes with a key that nobody had before.
 """
 
 import errno
+import multiprocessing
 import os
 import re
 import shutil
@@ -69,35 +70,40 @@ def registries(tmp_path_factory: pytest.TempPathFactory, token: dict[str, str]) 
     for number, name in ((1, "one root key"), (3, "three root keys"), (3, "one of three in an HSM")):
         made[name] = Registry.create(tmp_path_factory.mktemp("made") / "registry", root_keys=number)
         made[name].publish("m", b"one", metadata={})
-    _run(
-        lambda registry: registry.rotate_key("root-1", signer_uri=softhsm.URI),
-        Registry(made[name].repository),
-        token,
-    )
+    assert _run(Registry(made[name].repository), token, "root-1", softhsm.URI) == FINISHED
     assert (made[name].keys / "root-1.signer.json").exists()
     return made
 
 
-def _run(act: Callable[[Registry], object], registry: Registry, token: Mapping[str, str]) -> int | None:
-    """Acts in a process of its own, which may reach the HSM; returns how it ended, None for killed."""
-    child = os.fork()
-    if child == 0:
-        os.environ.update(token)
-        try:
-            act(registry)
-        except RegistryError as error:
-            is_named = re.search(r"No space left on device\. Free .*, then do it again\.$", str(error))
-            is_late = isinstance(registry, Stopping) and registry.is_shown
-            os._exit((REFUSED_LATE if is_late else REFUSED) if is_named else 1)
-        except BaseException:
-            os._exit(1)
-        os._exit(FINISHED)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+# Forks of a process without threads: the HSM's library may crash in forks of one that has them.
+_CLEAN = multiprocessing.get_context("forkserver")
+_CLEAN.set_forkserver_preload([__name__])
+
+
+def _run(
+    registry: Registry, token: Mapping[str, str], role: str, uri: str | None = None, said: Path | None = None
+) -> int | None:
+    """Rotates in a process of its own, which may reach the HSM; returns how it ended, None for killed."""
+    process = _CLEAN.Process(target=_act, args=(registry, dict(token), role, uri, said))
+    process.start()
+    process.join()
+    if process.exitcode == -signal.SIGKILL:
         return None
-    assert os.WEXITSTATUS(status) in (FINISHED, REFUSED, REFUSED_LATE)
-    return os.WEXITSTATUS(status)
+    assert process.exitcode in (FINISHED, REFUSED, REFUSED_LATE)
+    return process.exitcode
+
+
+def _act(registry: Registry, token: dict[str, str], role: str, uri: str | None, said: Path | None) -> None:
+    os.environ.update(token)
+    try:
+        registry.rotate_key(role, signer_uri=uri)
+    except RegistryError as error:
+        if said is not None:
+            said.write_text(str(error))
+            os._exit(REFUSED)
+        is_named = re.search(r"No space left on device\. Free .*, then do it again\.$", str(error))
+        is_late = isinstance(registry, Stopping) and registry.is_shown
+        os._exit((REFUSED_LATE if is_late else REFUSED) if is_named else 1)
 
 
 def _rotate(
@@ -105,7 +111,7 @@ def _rotate(
 ) -> int | None:
     stopping = Stopping(registry.repository)
     stopping.stops_at, stopping.is_killed = stops_at, is_killed
-    return _run(lambda each: each.rotate_key(role), stopping, token)
+    return _run(stopping, token, role)
 
 
 def _copy(registry: Registry, folder: Path) -> Registry:
@@ -256,11 +262,5 @@ def test_an_interrupted_rotation_goes_on_with_no_other_key_than_its_own(
 
 def _said(registry: Registry, token: Mapping[str, str], folder: Path) -> str:
     """What is said when the role is to be moved to the HSM."""
-
-    def act(each: Registry) -> None:
-        with pytest.raises(RegistryError, match="Interrupted rotation") as refused:
-            each.rotate_key("snapshot", signer_uri=softhsm.URI)
-        (folder / "said").write_text(str(refused.value))
-
-    assert _run(act, registry, token) == FINISHED
+    assert _run(registry, token, "snapshot", softhsm.URI, folder / "said") == REFUSED
     return (folder / "said").read_text()
