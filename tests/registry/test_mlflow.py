@@ -198,7 +198,11 @@ def test_a_uri_that_is_no_servers_is_refused(uri: str, message: str) -> None:
 
 @pytest.mark.parametrize("channel", ["latest", "v1", "v20"])
 def test_a_channel_that_mlflow_keeps_for_itself_is_refused(channel: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(f"keeps for itself; got '{channel}'. Name")):
+    message = (
+        "Channel name must not match 'latest|v[0-9]+', which registry 'mlflow+http://127.0.0.1:1' keeps for "
+        f"itself; got '{channel}'. Name another."
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
         MlflowBackend("mlflow+http://127.0.0.1:1").publish("taxi", b"one", channel=channel, metadata={})
 
 

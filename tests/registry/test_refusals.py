@@ -109,7 +109,8 @@ def run(registry: Registry) -> Callable[..., None]:
         os.close(writing)
         with os.fdopen(reading) as stream:
             kind, _, said = stream.read().partition("\n")
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        assert status == 0  # a child that died has said nothing, which is what success says
         if kind == "refused":
             raise RegistryError(said)
         assert kind == "", said

@@ -11,12 +11,8 @@ from tfx_mobile.registry.backend import scheme_of
 _USER = re.compile(r"[^/]+:/+[^/]*@")
 _QUERY = re.compile(r"[^/]{2,}:/.*[?#]")
 _URL_SCHEMES = ("file", "http", "https")
-_SIGNED_SCHEMES = (
-    "",
-    *_URL_SCHEMES,
-    "s3",
-    "gs",
-)  # no phone reads the last two, so `check_location` refuses them
+# No phone reads the last two, so `check_location` refuses them.
+_SIGNED_SCHEMES = ("", *_URL_SCHEMES, "s3", "gs")
 
 
 @dataclasses.dataclass(frozen=True)
