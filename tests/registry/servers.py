@@ -1,6 +1,7 @@
 """Web servers for the phone: one that does as told, good or bad, and nginx; and two object stores."""
 
 import contextlib
+import gc
 import http.server
 import importlib
 import json
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
+
+from tfx_mobile.registry.client import Client
 
 
 class Server:
@@ -79,6 +82,34 @@ def serving(folder: Path) -> Iterator[Server]:
         server.http.shutdown()
         server.http.server_close()
         thread.join()
+
+
+def left_by(client: Client, server: Server) -> list[str]:
+    """Returns what this process still holds of a phone: its files, connections to the server, timers."""
+    left = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed since, and so not left; or connected to nobody
+            name = os.readlink(f"/proc/self/fd/{number}")
+            if name.startswith(str(client.cache)):
+                left.append(name)
+            if name.startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(number))) as held:
+                    if held.getpeername() == server.http.server_address:
+                        left.append(f"connection from {held.getsockname()}")
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer) and thread.function.__name__ == "_cut":
+            thread.join(5)  # a cancelled one has to be woken
+            left += [str(thread)] * thread.is_alive()
+    return left
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import bsdiff4  # type: ignore[import-untyped]
 import pytest
-from tests.registry.servers import Server, nginx, serving
+from tests.registry.servers import Server, left_by, nginx, serving, without_garbage_collection
 from tuf.api.exceptions import DownloadError
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
@@ -110,26 +109,11 @@ def test_a_proxy_is_used_where_the_environment_names_one_and_not_where_it_except
         client.fetch("taxi-fare", fall_back=False)
 
 
-def test_a_fetch_leaves_nothing_open_and_nothing_running(client: Client) -> None:
-    client.fetch("taxi-fare")
-    timers, files = len(_timers()), _num_open()
-    for _ in range(3):
-        client.fetch("taxi-fare")
-    for _ in range(
-        500
-    ):  # the server, in this process, closes its end later; a cancelled timer has to be woken
-        if (left := (len(_timers()) <= timers, _num_open() <= files)) == (True, True):
-            break
-        time.sleep(0.01)
-    assert left == (True, True)
-
-
-def _num_open() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def _timers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+def test_a_fetch_leaves_nothing_open_and_nothing_running(client: Client, server: Server) -> None:
+    with without_garbage_collection():
+        for _ in range(3):
+            client.fetch("taxi-fare")
+        assert left_by(client, server) == []
 
 
 def test_any_web_server_will_do(

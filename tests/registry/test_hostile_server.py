@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.registry.servers import Server, serving
+from tests.registry.servers import Server, left_by, serving, without_garbage_collection
 from tuf.api.exceptions import SlowRetrievalError
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
@@ -188,7 +188,9 @@ def test_a_bad_server_is_ended_and_the_last_good_model_stays(
     client.limits = limits.get(model, PATIENT)
     for part, said in (("timestamp.json", metadata), (".model.tflite", model)):
         server.trick = lambda handler, part=part: part in handler.path and play(handler)
-        kept = client.fetch("taxi-fare")
+        with without_garbage_collection():
+            kept = client.fetch("taxi-fare")
+            assert left_by(client, server) == []
         assert (kept.version, kept.path.read_bytes()) == (3, contents[3])
         assert said in kept.problem
     assert server.asked[-1][0].endswith(".model.tflite")

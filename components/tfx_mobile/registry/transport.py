@@ -204,6 +204,7 @@ class HttpTransport:
     def __init__(self, deadline: Deadline) -> None:
         self._deadline = deadline
         self._pools: dict[str, urllib3.PoolManager] = {}
+        self._opened = contextlib.ExitStack()
 
     def open(self, url: str, start: int = 0) -> tuple[int, Iterator[bytes]]:
         """As `Transport.open`."""
@@ -224,29 +225,28 @@ class HttpTransport:
             )
         except urllib3.exceptions.HTTPError as error:
             raise self._translated(error) from error
+        self._opened.callback(response.close)
         if refused := _refusal(response, url):
-            response.close()
             raise refused
         begin = start if response.status == 206 else 0
         if response.status == 206 and not response.headers.get("Content-Range", "").startswith(
             f"bytes {start}-"
         ):
-            response.close()
             raise DownloadHTTPError(f"{url} was sent in another part than the one asked for", 416)
         return begin, self._chunks(response)
 
     def close(self) -> None:
         """As `Transport.close`."""
-        for pool in self._pools.values():
-            pool.clear()
+        self._opened.close()
+        for manager in self._pools.values():
+            for key in list(manager.pools.keys()):
+                manager.pools[key].close()  # `manager.clear()` leaves it to the garbage collector
 
     def _chunks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         try:
             yield from response.stream(_CHUNK_BYTES, decode_content=False)
         except urllib3.exceptions.HTTPError as error:
             raise self._translated(error) from error
-        finally:
-            response.close()
 
     def _translated(self, error: Exception) -> DownloadError:
         if self._deadline.passed:
