@@ -158,7 +158,7 @@ COMPONENTS: dict[
     str, tuple[str, Callable[[Path], Path], Callable[[Sequence[str], Path, Path], list[float]]]
 ] = {
     "reducer": (
-        f"DimensionalityReducer, {WIDTH} features, PCA to {reduction.COMPONENTS}",
+        f"DimensionalityReducer, one feature of {WIDTH}, PCA to {reduction.COMPONENTS}",
         write_for_reducer,
         reduce,
     ),
