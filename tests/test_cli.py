@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -187,6 +188,16 @@ def test_a_file_is_published_on_the_command_line_with_what_it_asks_of_a_device(
         assert _run(*command, "--version", "4", *wrong) == 2
         assert message in _error(capsys)
     assert before == {path: path.read_bytes() for path in registry.repository.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("options", "count"), [([], 1), (["--no-delta"], 0)])
+def test_patches_are_left_out_when_asked_on_the_command_line(
+    registry: Registry, tmp_path: Path, options: list[str], count: int
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(random.Random(0).randbytes(8000) + name.encode())
+        assert _run("registry", "publish", registry.repository, "net", tmp_path / name, *options) == 0
+    assert len(list(registry.repository.glob("targets/net/2/*.bsdiff"))) == count
 
 
 def test_a_dry_run_says_what_garbage_collection_would_take_and_changes_nothing(

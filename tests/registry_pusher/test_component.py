@@ -1,5 +1,6 @@
 """What is checked when a pipeline is built, and what TFX's cache sees."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def test_settings_are_the_same_bytes_each_time() -> None:
     one, other = pusher().exec_properties, pusher().exec_properties
     assert one == other
     assert set(one) == {"config", "code", "needs_upstream_blessing", "has_evaluation", "current"}
+
+
+def test_every_setting_reaches_the_executor() -> None:
+    wanted = PusherConfig(
+        registry="/registry",
+        model_name="net",
+        keys="/keys",
+        channel="beta",
+        version=3,
+        variant="gpu",
+        rollout_permille=50,
+        targeting=Targeting(platforms=("android",)),
+        delta=False,
+    )
+    given = {field.name: getattr(wanted, field.name) for field in dataclasses.fields(wanted)}
+    assert PusherConfig.from_json(pusher(**given).exec_properties["config"]) == wanted
 
 
 def test_the_first_example_of_the_page_on_backends_builds() -> None:

@@ -66,6 +66,7 @@ def test_a_folder_may_have_any_name(registry: str) -> None:
         ({"variant": "model"}, "Variant must not be 'model'"),
         ({"rollout_permille": 1001}, "Rollout share must be an integer from 0 to 1000 permille; got 1001."),
         ({"rollout_permille": 0.5}, "Rollout share must be an integer from 0 to 1000 permille; got 0.5."),
+        ({"delta": "no"}, "delta must be True or False; got 'no'."),
     ],
 )
 def test_a_setting_outside_its_rule_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -131,5 +132,6 @@ def test_settings_survive_a_round_trip_through_json() -> None:
         variant="gpu",
         rollout_permille=50,
         targeting=Targeting(platforms=("android",), min_ram_mib=2048),
+        delta=False,
     )
     assert PusherConfig.from_json(wanted.to_json()) == wanted

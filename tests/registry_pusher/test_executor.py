@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import random
 import re
 import shutil
 from collections.abc import Callable
@@ -246,6 +247,16 @@ def contradicted(world: World) -> list[Any]:
     blessing = world.blessing(blessed=True, name="upstream")
     (Path(blessing.uri) / "NOT_BLESSED").touch()
     return [blessing]
+
+
+@pytest.mark.parametrize(("settings", "count"), [({}, 1), ({"delta": False}, 0)])
+def test_patches_go_along_unless_the_author_leaves_them_out(
+    world: World, settings: dict[str, bool], count: int
+) -> None:
+    for name in ("one", "two"):
+        content = tflite(random.Random(0).randbytes(8000) + name.encode())
+        world.push(world.model(name, content=content), world.blessing(blessed=True), **settings)
+    assert len(list(world.registry.glob("targets/taxi-fare/2/*.bsdiff"))) == count
 
 
 def removed(world: World) -> list[Any]:

@@ -201,6 +201,9 @@ def _add_changes(add: Callable[..., argparse.ArgumentParser]) -> None:
     action.add_argument(
         "--metadata", type=Path, metavar="JSON", help="what is said with it, public; no fractions: rmse_ppm"
     )
+    action.add_argument(
+        "--no-delta", dest="delta", action="store_false", help="no patches from what phones have now"
+    )
     action = add("promote", _promote, "Offer what one channel offers in another one.")
     action.add_argument("model", metavar="MODEL")
     action.add_argument("--from", dest="source", default="beta", metavar="CHANNEL", help="default: beta")
@@ -275,6 +278,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         rollout_permille=arguments.permille,
         targeting=Targeting.from_dict(_json(arguments.targeting)),
         metadata=_json(arguments.metadata),
+        delta=arguments.delta,
     )
     said = "is version" if published.created else "was there already, as version"
     print(f"{arguments.file} {said} {published.version}  sha256:{published.sha256}  {published.uri}")

@@ -65,6 +65,8 @@ class RegistryPusher(base_component.BaseComponent):
       variant: Which file of the version, for example 'gpu'.
       rollout_permille: Share of the devices that fit, 0 to 1,000, which are offered a new version.
       targeting: What it asks of a device.
+      delta: Whether the signed store also keeps patches from what its channels give everyone now, where they
+        are under half of the file; no other registry keeps any.
 
     Raises:
       ConfigError: A setting breaks its rule, nothing is announced for the URI, the keys lie inside the
@@ -89,6 +91,7 @@ class RegistryPusher(base_component.BaseComponent):
         variant: str = PusherConfig.variant,
         rollout_permille: int = PusherConfig.rollout_permille,
         targeting: Targeting = PusherConfig.targeting,
+        delta: bool = PusherConfig.delta,
     ) -> None:
         config = PusherConfig(
             registry=os.fspath(registry),
@@ -99,6 +102,7 @@ class RegistryPusher(base_component.BaseComponent):
             variant=variant,
             rollout_permille=rollout_permille,
             targeting=targeting,
+            delta=delta,
         )
         open_registry(config, attachments=evaluation is not None)
         super().__init__(

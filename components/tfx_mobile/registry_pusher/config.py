@@ -27,6 +27,8 @@ class PusherConfig(Settings):
       variant: Which file of the version.
       rollout_permille: Share of the devices that fit, 0 to 1,000.
       targeting: What the file asks of a device; where it says nothing of runtime or operators, the file does.
+      delta: Whether the signed store also keeps patches from what the channels give everyone now; no other
+        registry does.
 
     Raises:
       ConfigError: A setting breaks its rule; the message names it.
@@ -40,6 +42,7 @@ class PusherConfig(Settings):
     variant: str = names.DEFAULT_VARIANT
     rollout_permille: int = EVERYONE_PERMILLE
     targeting: Targeting = Targeting()  # noqa: RUF009 - frozen
+    delta: bool = True
 
     def __post_init__(self) -> None:
         if not self.registry:
@@ -56,6 +59,8 @@ class PusherConfig(Settings):
         if self.variant != names.DEFAULT_VARIANT:
             names.check_variant(self.variant)
         check_permille(self.rollout_permille)
+        if not isinstance(self.delta, bool):
+            raise ConfigError(f"delta must be True or False; got {self.delta!r}.")
 
 
 def open_registry(config: PusherConfig, *, attachments: bool) -> Backend:

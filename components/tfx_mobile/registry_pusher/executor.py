@@ -1,6 +1,7 @@
 """The driver, which tells TFX's cache what the registry holds, and Do(): check blessings, publish, record."""
 
 import dataclasses
+import functools
 import hashlib
 import uuid
 from pathlib import Path
@@ -136,9 +137,11 @@ def _publish(
     targeting = config.targeting
     if backend.capabilities.targeting:
         targeting = core.completed(targeting, needs)
+    publish = backend.publish
     if isinstance(backend, Registry):
         backend = Registry.open_or_create(config.registry, config.keys or None)
-    published = backend.publish(
+        publish = functools.partial(backend.publish, delta=config.delta)
+    published = publish(
         config.model_name,
         content,
         version=config.version,
