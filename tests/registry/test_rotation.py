@@ -128,6 +128,26 @@ def test_a_root_key_that_is_elsewhere_is_missed_only_where_it_must_sign(
     registry.verify()
 
 
+def test_a_root_key_that_is_damaged_is_done_without_where_the_others_are_enough(
+    tmp_path: Path, tree: Tree, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry.create(tmp_path / "r", root_keys=3)
+    registry.publish("m", b"x", metadata={})
+    damaged = registry.keys / "root-2.pem"
+    damaged.write_bytes(b"no key")
+    registry.rotate_key("timestamp")
+    registry.verify()
+    assert len(Metadata.from_bytes(registry.root_path.read_bytes()).signatures) == 2
+    said = f"Private key of role 'root-2' must be PEM without a passphrase; {damaged} is not. Restore it "
+    assert f"There are root keys enough, but one is of no use: {said}" in caplog.text
+    (registry.keys / "root-1.pem").unlink()
+    before = tree(registry.repository, registry.keys)
+    message = f"must be at {registry.keys / 'root-1.pem'} and {damaged}: 2 of 3 must sign, and 1 can; {said}"
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        registry.rotate_key("timestamp")
+    assert tree(registry.repository, registry.keys) == before
+
+
 # pkcs11 loads its library once a process and never lets go of it, so a process of its own has it.
 WITH_HSM = """
 import sys
@@ -199,6 +219,47 @@ def test_the_command_line_moves_a_role_to_an_hsm_and_every_command_then_signs_th
     assert (registry.keys / "snapshot.pem").exists()
     assert not (registry.keys / "snapshot.signer.json").exists()
     registry.verify()
+
+
+def test_a_root_key_in_an_hsm_that_is_not_reached_is_done_without_where_the_others_are_enough(
+    tmp_path: Path,
+    hsm: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = Registry.create(tmp_path / "r", root_keys=3)
+    ended = _run(hsm, registry, "root-2", softhsm.URI)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    before = registry.root().roles["timestamp"].keyids
+    monkeypatch.setenv(key_files.SECRET_VARIABLE, softhsm.PIN)  # and nothing names the HSM's library
+    registry.rotate_key("timestamp")
+    assert registry.root().roles["timestamp"].keyids != before
+    registry.verify()
+    assert "has enough signatures, but one is missing: Key " in caplog.text
+    registry.rotate_key("root-2")  # an HSM that is lost is put out of office
+    assert not (registry.keys / "root-2.signer.json").exists()
+    registry.verify()
+
+
+def test_a_root_key_in_an_hsm_that_is_not_reached_does_not_keep_the_timestamp_from_being_renewed(
+    registry: Registry,
+    hsm: dict[str, str],
+    tree: Tree,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert _run(hsm, registry, "root", softhsm.URI).returncode == 0
+    monkeypatch.setattr(repository, "ROOT_LIFETIME", repository.ROOT_LIFETIME * 3)  # due, not expired
+    assert registry.refresh() == ["timestamp"]
+    runs_out = f"{registry.root().expires:%Y-%m-%d}"
+    lacking = "The key's pin must be in the environment variable TFX_MOBILE_SIGNER_PIN; it is not set."
+    assert f"The root runs out on {runs_out}: {lacking}" in caplog.text
+    before = tree(registry.repository, registry.keys)
+    end = registry.root().expires
+    monkeypatch.setattr(repository, "utc_now", lambda: end)
+    with pytest.raises(RegistryError, match=re.escape(lacking)):
+        registry.refresh()
+    assert tree(registry.repository, registry.keys) == before
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ the registry, to renew its root and to rotate keys, so they may live offline in 
 Source: RFC 8410 (ed25519 in PKCS #8); The Update Framework 1.0.31, section 6, "Key management".
 """
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -36,6 +37,7 @@ from tfx_mobile.common.errors import ConfigError, RegistryError
 SECRET_VARIABLE = "TFX_MOBILE_SIGNER_PIN"
 NEXT = ".next"
 PEM, REFERENCE = ".pem", ".signer.json"
+_log = logging.getLogger(__name__)
 _PACKAGES = {"hsm": "hsm", "gcpkms": "gcpkms", "awskms": "awskms", "azurekms": "azurekms"}
 
 
@@ -130,16 +132,28 @@ def load_root_signers(folder: Path, role: Role) -> dict[str, Signer]:
       RegistryError: There are fewer; the message says that root keys may be kept elsewhere.
     """
     key_names = root_key_names(len(role.keyids))
-    found = trusted_signers(folder, key_names, role)
+    found: dict[str, Signer] = {}
+    broken: dict[str, RegistryError] = {}
+    for name in key_names:
+        try:
+            found |= trusted_signers(folder, [name], role)
+        except RegistryError as error:  # enough of the others will do
+            broken[name] = error
     if len(found) < role.threshold:
-        lacking = [str(key_path(folder, name)) for name in key_names if name not in found]
-        strange = [str(path) for name in key_names if name not in found for path in key_files(folder, name)]
+        if len(key_names) == 1 and broken:
+            raise broken["root"]
+        missing = [name for name in key_names if name not in found]
+        strange = [str(path) for name in missing if name not in broken for path in key_files(folder, name)]
         untrusted = f"; the registry does not trust {' and '.join(strange)}" if strange else ""
+        unusable = "".join(f"; {problem}".rstrip(".") for problem in broken.values())
         raise RegistryError(
-            f"Private key of role 'root' must be at {' and '.join(lacking)}: {role.threshold} of "
-            f"{len(key_names)} must sign, and {len(found)} can{untrusted}. "
+            "Private key of role 'root' must be at "
+            f"{' and '.join(str(key_path(folder, name)) for name in missing)}: {role.threshold} of "
+            f"{len(key_names)} must sign, and {len(found)} can{untrusted}{unusable}. "
             "Bring the root key back from where it is kept, for this step alone."
         )
+    for problem in broken.values():
+        _log.warning("There are root keys enough, but one is of no use: %s", problem)
     return found
 
 

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ _MAX_BYTES = {
 }
 _TOP_ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 _ROOT_FILE, _MEMORY_FILE = "root.json", "timestamp.json"
+_log = logging.getLogger(__name__)
 SignedT = TypeVar("SignedT", Root, Timestamp, Snapshot, Targets)
 Added = Sequence[tuple[TargetFile, bytes]]
 
@@ -152,11 +154,14 @@ class Repository:
             chain, now = self._load(), utc_now()
             roots: list[Write] = []
             signed: list[str] = []
-            if self.is_root_due(chain.root) and (
-                self._has_root_keys(chain.root) or chain.root.is_expired(now)
-            ):
-                roots.append(self._next_root(chain.root, lambda root: None)[1])
-                signed.append(Root.type)
+            if self.is_root_due(chain.root):
+                try:
+                    roots.append(self._next_root(chain.root, lambda root: None)[1])
+                    signed.append(Root.type)
+                except RegistryError as error:  # its keys are elsewhere, where they should be
+                    if chain.root.is_expired(now):
+                        raise
+                    _log.warning("The root runs out on %s: %s", f"{chain.root.expires:%Y-%m-%d}", error)
             due: dict[str, Targets] = {}
             for model in chain.models():
                 role = chain.role(model)
@@ -361,13 +366,13 @@ class Repository:
             for name, signer in signers.items():
                 root.add_key(signer.public_key, Root.type if name in root_names else name)
             root.roles[Root.type].threshold = root_threshold or root_keys // 2 + 1
-            content = _sign(root, *(signers[name] for name in root_names))
+            content = _signed(root, *(signers[name] for name in root_names))
             writes.append(Write(self._key_storage, _ROOT_FILE, content))
         targets = Targets(expires=now + TARGETS_LIFETIME, delegations=Delegations({}, {}))
-        targets_json = _sign(targets, signers[Targets.type])
+        targets_json = _signed(targets, signers[Targets.type])
         meta = {"targets.json": MetaFile.from_data(1, targets_json, ["sha256"])}
-        snapshot_json = _sign(Snapshot(expires=now + SNAPSHOT_LIFETIME, meta=meta), signers[Snapshot.type])
-        timestamp_json = _sign(
+        snapshot_json = _signed(Snapshot(expires=now + SNAPSHOT_LIFETIME, meta=meta), signers[Snapshot.type])
+        timestamp_json = _signed(
             Timestamp(
                 expires=now + TIMESTAMP_LIFETIME,
                 snapshot_meta=MetaFile.from_data(1, snapshot_json, ["sha256"]),
@@ -419,7 +424,7 @@ class Repository:
         """Returns the metadata files of a commit; `signers` are those that are not yet trusted."""
 
         def sign(name: str, signed: SignedT) -> bytes:
-            content = _sign(signed, signers.get(name) or self._signer(name, chain.root, chain.targets))
+            content = _signed(signed, signers.get(name) or self._signer(name, chain.root, chain.targets))
             if len(content) > (most := _MAX_BYTES[signed.type]):
                 raise RegistryError(
                     f"Metadata '{name}' must have at most {most} bytes, phones read no more; it would have "
@@ -471,11 +476,6 @@ class Repository:
 
     # Roots and keys.
 
-    def _has_root_keys(self, root: Root) -> bool:
-        role = root.roles[Root.type]
-        key_names = key_files.root_key_names(len(role.keyids))
-        return len(key_files.trusted_signers(self.keys, key_names, role)) >= role.threshold
-
     def _next_root(
         self, root: Root, change: Callable[[Root], None], new_signers: Sequence[Signer] = ()
     ) -> tuple[Root, Write]:
@@ -490,8 +490,21 @@ class Repository:
         change(newer)
         used = {keyid for role in newer.roles.values() for keyid in role.keyids}
         newer.keys = {keyid: key for keyid, key in newer.keys.items() if keyid in used}
-        old = key_files.load_root_signers(self.keys, root.roles[Root.type]).values()
-        content = _sign(newer, *{signer.public_key.keyid: signer for signer in (*old, *new_signers)}.values())
+        metadata = Metadata(newer)
+        for signer in new_signers:
+            _sign(metadata, signer)
+        unable: list[RegistryError] = []
+        for signer in key_files.load_root_signers(self.keys, root.roles[Root.type]).values():
+            try:
+                _sign(metadata, signer)
+            except RegistryError as error:  # enough of the others will do
+                unable.append(error)
+        for role in (root.roles[Root.type], newer.roles[Root.type]):
+            if unable and len(set(role.keyids) & set(metadata.signatures)) < role.threshold:
+                raise unable[0]
+        for problem in unable:
+            _log.warning("Root %d has enough signatures, but one is missing: %s", newer.version, problem)
+        content = metadata.to_bytes()
         return newer, Write(self._storage, metadata_path(Root.type, newer.version), content, shows=True)
 
     def _next_key(self, name: str, role: Role, signer_uri: str | None) -> tuple[Signer, list[Write]]:
@@ -706,20 +719,24 @@ def _next_targets(
     )
 
 
-def _sign(signed: SignedT, *signers: Signer) -> bytes:
+def _signed(signed: SignedT, *signers: Signer) -> bytes:
     metadata = Metadata(signed)
     for signer in signers:
-        try:
-            metadata.sign(signer, append=True)
-        except UnsignedMetadataError as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, RegistryError):
-                raise cause from error
-            raise RegistryError(
-                f"Key {signer.public_key.keyid} must sign '{signed.type}'; it did not: "
-                f"{key_files.reason(cause)}. Check the key and its PIN or credentials."
-            ) from error
+        _sign(metadata, signer)
     return metadata.to_bytes()
+
+
+def _sign(metadata: Metadata[SignedT], signer: Signer) -> None:
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, RegistryError):
+            raise cause from error
+        raise RegistryError(
+            f"Key {signer.public_key.keyid} must sign '{metadata.signed.type}'; it did not: "
+            f"{key_files.reason(cause)}. Check the key and its PIN or credentials."
+        ) from error
 
 
 def _is_due(signed: Signed, lifetime: datetime.timedelta, now: datetime.datetime) -> bool:
