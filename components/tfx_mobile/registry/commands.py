@@ -470,8 +470,9 @@ def _fetch(arguments: argparse.Namespace) -> None:
         variant=arguments.variant or DEFAULT_VARIANT,
         fall_back=not arguments.strict,
     )
+    content = _read(fetched.path)
     try:
-        write_atomically(arguments.to, fetched.path.read_bytes())
+        write_atomically(arguments.to, content)
     except OSError as error:
         raise ConfigError(
             f"--to must be a file that can be written; {arguments.to}: {error.strerror}."
