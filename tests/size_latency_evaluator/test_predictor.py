@@ -77,8 +77,7 @@ def test_files_around_one_that_crashes_predict_what_they_predict_alone(tiny: Any
     found = predictor.predict(taken(tiny))
 
     assert sorted(predictor.failures) == ["s0-crash", "s0-noise"]
-    # What it reads is whatever the heap holds.
-    assert re.search("died with SIG(SEGV|ABRT|BUS)|CONCATENATION", predictor.failures["s0-crash"])
+    assert "died with SIGSEGV while it ran this file." in predictor.failures["s0-crash"]
     assert "not a valid Flatbuffer" in predictor.failures["s0-noise"]
     for name in ("s0-float32", "s0-int8"):
         model = TFLiteModel(tiny.contents[name])
