@@ -84,7 +84,7 @@ def settings(**changed: Any) -> EvaluatorConfig:
         "metrics": (Metric.RMSE, Metric.MAE),
         "batch_size": 64,
         "latency": LatencyConfig(num_rows=5),
-        "prediction_timeout_seconds": 30.0,
+        "prediction_timeout_seconds": 300.0,
     }
     return EvaluatorConfig(**values | changed)
 
@@ -178,7 +178,7 @@ def test_more_processes_give_the_same_predictions_and_failures(tiny: Any, tmp_pa
     ]
 
     def start() -> Predictor:
-        return Predictor(paths, batch_size=64, timeout_seconds=30.0)
+        return Predictor(paths, batch_size=64, timeout_seconds=300.0)
 
     def run(slow_seconds: float) -> tuple[int, list[Any], dict[str, str]]:
         crew = beam._Crew(start(), start, 3, slow_seconds)
@@ -352,7 +352,7 @@ add = beam.Sample.add
 def slow(self, number, rows):
     if number == 3:
         print("reading", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     add(self, number, rows)
 beam.Sample.add = slow
 paths = {{"a": Path({str(paths["a"])!r})}}
@@ -369,7 +369,7 @@ test_beam.predict(paths, {pattern!r}, Path({str(tmp_path)!r}), test_beam.setting
     run.wait()
     run.stdout.close()
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 300
     while any(os.path.exists(f"/proc/{child}") for child in children) and time.monotonic() < until:
         time.sleep(0.1)
     assert not [child for child in children if os.path.exists(f"/proc/{child}")]
