@@ -278,10 +278,10 @@ def test_a_redirect_is_not_followed(
 
 
 def test_a_server_that_is_gone_leaves_the_last_good_model(client: Client, server: Server) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    client._url = f"http://127.0.0.1:{port}"
-    kept = client.fetch("taxi-fare")
+    with socket.socket() as silent:  # keeps others off the port, and does not listen
+        silent.bind(("127.0.0.1", 0))
+        client._url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        kept = client.fetch("taxi-fare")
     assert kept.version == 3
     assert "the server cannot be reached" in kept.problem
 

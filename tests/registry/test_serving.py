@@ -12,12 +12,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ports import free_port, wait_until_open
 
 from tfx_mobile import cli
 from tfx_mobile.common.errors import ConfigError, RegistryError
@@ -296,8 +296,7 @@ def test_the_nginx_of_the_documentation_serves_both(served: Any, tmp_path: Path)
     (block,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     assert program, "no nginx here (apt: nginx-light)"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     for old, new in (
         ("listen 8080;", f"listen 127.0.0.1:{port};"),
         ("/srv/registry", str(registry.repository)),
@@ -309,15 +308,9 @@ def test_the_nginx_of_the_documentation_serves_both(served: Any, tmp_path: Path)
     (tmp_path / "nginx.conf").write_text(
         f"{main}http {{ types {{ application/json json; }} access_log off;\n{block}}}\n"
     )
-    process = subprocess.Popen(
-        [program, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)], stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([program, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)])
     try:
-        for _ in range(500):
-            assert process.poll() is None, process.communicate()[1]
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.02)
+        wait_until_open(port, process)
         url, root = f"http://127.0.0.1:{port}", registry.root_path.read_bytes()
         assert Client(url, root=root, cache=tmp_path / "phone").fetch("taxi-fare").problem == ""
         names = ("Content-Type", "Cache-Control", "Content-Security-Policy")
@@ -339,4 +332,4 @@ def test_the_nginx_of_the_documentation_serves_both(served: Any, tmp_path: Path)
             assert ask(port, path)[0] in (403, 404), path
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait()
