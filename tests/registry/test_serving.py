@@ -290,6 +290,33 @@ def test_the_command_says_what_to_try_and_ends_when_told(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_told_to_end_as_soon_as_it_said_what_to_try_ends_and_leaves_nothing(
+    registry: Registry, tmp_path: Path, number: signal.Signals
+) -> None:
+    script = (
+        "import builtins, os, pathlib, sys; from tfx_mobile.registry import serving\n"
+        "def said(*_, flush=False):\n"
+        "    if flush:\n"
+        "        os.kill(os.getpid(), int(sys.argv[3]))\n"
+        "builtins.print = said\n"
+        "serving.serve(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), port=0)\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(registry.repository),
+        str(registry.root_path),
+        str(int(number)),
+    ]
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_the_nginx_of_the_documentation_serves_both(served: Any, tmp_path: Path) -> None:
     registry, ours = served
     text = (Path(__file__).parents[2] / "docs" / "registry-site.md").read_text()
