@@ -98,7 +98,7 @@ def left_by(client: Client, server: Server) -> list[str]:
                         left.append(f"connection from {held.getsockname()}")
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer) and thread.function.__name__ == "_cut":
-            thread.join(5)  # a cancelled one has to be woken
+            thread.join(60)  # a cancelled one has to be woken
             left += [str(thread)] * thread.is_alive()
     return left
 
