@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import strategies
+from hypothesis import settings
 
-strategies.text().validate()  # makes Hypothesis' tables of Unicode: no test's first example waits
+settings.register_profile("patient", deadline=None)  # or a machine that stalls for 200 ms fails an example
+settings.load_profile("patient")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 sys.path.insert(0, str(Path(__file__).parent / "modules"))  # `tiny_models`, which components import by name
 

@@ -192,18 +192,18 @@ def serve(repository: Path, root: Path, *, host: str = "127.0.0.1", port: int = 
         tempfile.TemporaryDirectory(prefix="tfx_mobile_site_") as scratch,
         Server(repository, root, host=host, port=port, scratch=Path(scratch)) as server,
     ):
-        print(f"registry  {server.url}")
-        print(f"site      {server.url}/{_SITE}/")
-        words = ["tfx-mobile", "registry", "fetch", "MODEL", "--from", server.url]
-        words += ["--root", str(root), "--to", "model.tflite"]
-        print(f"try       {shlex.join(words)}", flush=True)
 
         def end(*_: Any) -> None:
-            # `shutdown` waits for `serve_forever`, which this thread is in.
+            # `shutdown` waits for `serve_forever`, which this thread is in, or will leave at once.
             threading.Thread(target=server.shutdown, daemon=True).start()
 
         before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            print(f"registry  {server.url}")
+            print(f"site      {server.url}/{_SITE}/")
+            words = ["tfx-mobile", "registry", "fetch", "MODEL", "--from", server.url]
+            words += ["--root", str(root), "--to", "model.tflite"]
+            print(f"try       {shlex.join(words)}", flush=True)
             server.serve_forever(poll_interval=0.1)
         finally:
             for number, handler in before.items():
