@@ -226,8 +226,19 @@ def test_the_site_follows_the_registry_and_outlives_its_damage(registry: Registr
         assert f"--from {server.url} --root root.json --version 4".encode() in body
         index = [ask(server, "/site/")[1]["ETag"] for _ in range(2)]
         assert index[0] == index[1], "a site was made of what has not changed"
+        registry.publish("taxi-fare", b"five", metadata={})
+        snapshot = max(registry.repository.glob("metadata/*.snapshot.json"), key=_number)
+        snapshot.rename(snapshot.with_name("away"))
+        assert ask(server, "/site/taxi-fare/5/index.html")[0] == 404
+        snapshot.with_name("away").rename(snapshot)
+        assert ask(server, "/site/taxi-fare/5/index.html")[0] == 200
+        body = ask(server, "/site/taxi-fare/4/index.html")[2]
         (registry.repository / "metadata" / "timestamp.json").write_text("{}")
         assert ask(server, "/site/taxi-fare/4/index.html")[2] == body
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split(".")[0])
 
 
 def test_what_cannot_be_served_is_refused_at_the_start(registry: Registry, tmp_path: Path) -> None:

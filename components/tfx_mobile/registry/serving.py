@@ -85,12 +85,13 @@ class Server(http.server.ThreadingHTTPServer):
             return _opened(self.site.parent, f"{path}index.html" if path.endswith("/") else path)
 
     def _make_site(self) -> None:
+        state = None
         with contextlib.suppress(OSError):
             now = (self.repository / "metadata" / "timestamp.json").stat()
-            if (state := (now.st_mtime_ns, now.st_ino)) == self._seen:
-                return
+            state = now.st_mtime_ns, now.st_ino
+        if state is None or state != self._seen:
+            site.write(self.repository, self._root, self.site, url=self.url)
             self._seen = state
-        site.write(self.repository, self._root, self.site, url=self.url)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says what went wrong, unless it is a client that went away."""
