@@ -33,9 +33,8 @@ from typing import Any
 import evaluation
 import reduction
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1] / "tests" / "e2e")
-)  # its flink.py serves here, too
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_ROOT), str(_ROOT / "tests" / "e2e")]  # its flink.py serves here, too
 
 ROWS_PER_FILE = 5_000
 FILES = 4

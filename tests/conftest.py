@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings, strategies
+from hypothesis import settings
 
 settings.load_profile("ci")  # the same examples in every run, and no limit of time that a busy machine breaks
-strategies.text().validate()  # makes Hypothesis' tables of Unicode: no test's first example waits
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 sys.path.insert(0, str(Path(__file__).parent / "modules"))  # `tiny_models`, which components import by name
 

@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,12 +21,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.ports import SECONDS_TO_START, free_port
+
 from tfx_mobile.orchestration import beam_args
 
 _BOOT = Path(__file__).parent / "sdk_boot.py"
 _CACHE = Path.home() / ".cache" / "tfx-mobile"
 _MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
-_START_SECONDS = 120.0
 _STAND_IN = ("2.62.0", "1.19")  # of the stable lane; not every mirror has newer ones whole
 # Beam gives its --number_of_execution_retries to streaming jobs only: by itself, a batch job that loses a
 # worker has failed. The delay is longer than workers are cached: else the next try gets the dead one.
@@ -130,7 +130,7 @@ def job_server(folder: Path, *, python_path: Sequence[str] = ()) -> Iterator[Fli
       RuntimeError: Java or Maven is missing, Maven cannot get the runner, or it does not start.
     """
     jar = _jar(folder)
-    flink = Flink(f"localhost:{_free_port()}", folder / "workers", folder / "boot.sh", _free_port())
+    flink = Flink(f"localhost:{free_port()}", folder / "workers", folder / "boot.sh", free_port())
     flink.workers.mkdir()
     flink.boot.write_text(
         "#!/bin/sh\n"
@@ -242,7 +242,7 @@ def _wait(server: "subprocess.Popen[bytes]", endpoint: str, log: Path) -> None:
 
     with grpc.insecure_channel(endpoint) as channel:
         ready = grpc.channel_ready_future(channel)
-        for _ in range(int(_START_SECONDS)):
+        for _ in range(int(SECONDS_TO_START)):
             with contextlib.suppress(grpc.FutureTimeoutError):
                 ready.result(timeout=1.0)
                 return
@@ -256,12 +256,6 @@ def _program(name: str, package: str) -> str:
     if found is None:
         raise RuntimeError(f"{name} must be installed to run Flink; got none. apt-get install {package}")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return int(free.getsockname()[1])
 
 
 # The program lives for minutes and moves names of files: compiling its code well costs more than it gains.

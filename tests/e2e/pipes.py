@@ -75,8 +75,12 @@ class DeadlyFile:
     def _readers(self) -> list[int]:
         """Returns who has the pipe open, but for this process."""
         found = set()
-        for link in Path("/proc").glob("[0-9]*/fd/*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(link) == str(self._path):
-                    found.add(int(link.parts[2]))
+        for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+            links = []
+            with contextlib.suppress(OSError):  # it has ended
+                links = os.listdir(f"/proc/{pid}/fd")
+            for link in links:
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{pid}/fd/{link}") == str(self._path):
+                        found.add(pid)
         return sorted(found - {os.getpid()})

@@ -36,7 +36,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=900,
     )
     return folder / "fetch.cjs"
 
@@ -70,7 +70,7 @@ def fetch(program: Path, registry: Registry, url: str, tmp_path: Path) -> Fetch:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=400,
             env=os.environ | {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"},
         )
 

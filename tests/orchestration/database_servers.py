@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from tests.ports import SECONDS_TO_START, free_port
+
 READER = "reader"
 USER, PASSWORD = "mlmd", """it's a "secret" \\ of 100 %"""
 """What has to be quoted in one place or another."""
-SECONDS_TO_START = 60.0
 
 
 @dataclasses.dataclass
@@ -96,11 +97,11 @@ class Cable:
         as the victim of a deadlock is.
     """
 
-    def __init__(self, server: Server, port: int = 0, deadlocks: int = 0) -> None:
+    def __init__(self, server: Server, port: int | None = None, deadlocks: int = 0) -> None:
         self.server = server
         self.deadlocks = deadlocks
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self.port = int(self._listener.getsockname()[1])
+        self.port = port or free_port()  # which is still free when it is to be mended
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._sockets = [self._listener]
         self._armed, self._cutting, self._cut = (threading.Event() for _ in range(3))
         threading.Thread(target=self._accept, daemon=True).start()
@@ -183,7 +184,7 @@ def postgresql(databases: tuple[str, ...]) -> Iterator[Server]:
         _run([_program("initdb"), "-D", data, *made], folder)
         settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off"]
         options = [part for setting in settings for part in ("-c", setting)]
-        port = _free_port()
+        port = free_port()
         command = [_program("postgres"), "-D", data, "-p", str(port), *options]
         quoted = PASSWORD.replace("'", "''")
         sql = "".join(f"CREATE ROLE {user} LOGIN PASSWORD '{quoted}';\n" for user in (USER, READER))
@@ -220,7 +221,7 @@ def mariadb(databases: tuple[str, ...], tls: tuple[str, str] | None = None) -> I
         for name, text in zip(("ssl-key", "ssl-cert"), tls or (), strict=False):
             (folder / name).write_text(text)
             settings += [f"--{name}={folder / name}", "--require-secure-transport=ON"]
-        port = _free_port()
+        port = free_port()
         command = [
             *server,
             f"--port={port}",
@@ -295,9 +296,3 @@ def _program(name: str) -> str:
             "--no-install-recommends postgresql mariadb-server-core"
         )
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -20,7 +20,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from tfx_mobile.orchestration import metadata
 
-SECONDS = 120.0
+SECONDS = 400.0
 """More than a run takes on a busy machine."""
 SECRET = {metadata.PASSWORD_VARIABLE: PASSWORD}
 MAKE = {"postgresql": database_servers.postgresql, "mysql": database_servers.mariadb}

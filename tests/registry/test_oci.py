@@ -8,13 +8,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from tests.ports import free_port, wait_until_open
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry.backend import Backend, open_backend
@@ -44,14 +44,14 @@ class Server:
 
     def get(self, path: str) -> Any:
         accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
-        return requests.get(f"http://{self.host}/v2/{path}", headers=accept, timeout=10)
+        return requests.get(f"http://{self.host}/v2/{path}", headers=accept, timeout=60)
 
 
 def serve(folder: Path, *, may_delete: bool = True, passwords: str = "") -> Iterator[Server]:
     program = shutil.which("docker-registry")
     assert program, "Debian's docker-registry must be installed; .ci/run does it"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+    port = free_port()
+    host = f"127.0.0.1:{port}"
     config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": True}},
@@ -68,12 +68,7 @@ def serve(folder: Path, *, may_delete: bool = True, passwords: str = "") -> Iter
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([program, "serve", folder / "config.yml"], stdout=log, stderr=log)
     try:
-        for _ in range(200):
-            try:
-                requests.get(f"http://{host}/v2/", timeout=5)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.05)
+        wait_until_open(port, server)
         yield Server(host, folder / "storage")
     finally:
         server.kill()
@@ -196,7 +191,7 @@ def test_a_tag_that_somebody_moved_is_refused(
     older = server.get(f"{place}/m/manifests/v1")
     kind = {"Content-Type": older.headers["Content-Type"]}
     where = f"http://{server.host}/v2/{place}/m/manifests/v2"
-    requests.put(where, older.content, headers=kind, timeout=10).raise_for_status()
+    requests.put(where, older.content, headers=kind, timeout=60).raise_for_status()
     with pytest.raises(RegistryError, match=re.escape("The tag was moved")):
         opened().resolve("m")
 
@@ -262,10 +257,10 @@ def test_what_is_refused_leaves_the_registry_as_it_was(opened: Callable[[], OciB
 
 
 def test_a_registry_that_is_not_there_is_one_clear_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(RegistryError, match=re.escape("must be reached")):
-        OciBackend(f"oci+http://{host}/models").resolve("m")
+    with socket.socket() as silent:  # keeps others off the port, and does not listen
+        silent.bind(("127.0.0.1", 0))
+        with pytest.raises(RegistryError, match=re.escape("must be reached")):
+            OciBackend(f"oci+http://127.0.0.1:{silent.getsockname()[1]}/models").resolve("m")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ have a limit on its files, and may reach an HSM.
 """
 
 import errno
+import importlib
+import multiprocessing
 import os
 import re
 import resource
@@ -76,6 +78,11 @@ def registry(grown: Registry) -> Iterator[Registry]:
     shutil.rmtree(folder)
 
 
+# Forks of a process without threads: the HSM's library may crash in forks of one that has them.
+_CLEAN = multiprocessing.get_context("forkserver")
+_CLEAN.set_forkserver_preload([__name__])
+
+
 @pytest.fixture
 def run(registry: Registry) -> Callable[..., None]:
     """Runs an operation in a process of its own and raises here what was raised there."""
@@ -87,35 +94,43 @@ def run(registry: Registry) -> Callable[..., None]:
             hsm.mkdir()
             variables = softhsm.make_token(hsm)
             _open(hsm)
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            kind, said = "", ""
-            try:
-                os.environ.update(variables)
-                if max_file_bytes is not None:
-                    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-                os.umask(0)  # what nobody makes root may change, and the other way round
-                if user and os.geteuid() == 0:  # permissions mean nothing to root
-                    os.seteuid(user)
-                OPERATIONS[name][0](Registry(registry.repository))
-            except RegistryError as error:
-                kind, said = "refused", str(error)
-            except BaseException:
-                kind, said = "failed", traceback.format_exc()
-            os.write(writing, f"{kind}\n{said}".encode())
-            os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading) as stream:
-            kind, _, said = stream.read().partition("\n")
-        _, status = os.waitpid(child, 0)
-        assert status == 0  # a child that died has said nothing, which is what success says
+        reading, writing = _CLEAN.Pipe(duplex=False)
+        limits = (user, max_file_bytes)
+        process = _CLEAN.Process(target=_act, args=(registry.repository, name, variables, *limits, writing))
+        process.start()
+        writing.close()
+        with reading:
+            kind, said = reading.recv()
+        process.join()
+        assert process.exitcode == 0
         if kind == "refused":
             raise RegistryError(said)
         assert kind == "", said
 
     return run
+
+
+def _act(
+    folder: Path, name: str, variables: dict[str, str], user: int, max_file_bytes: int | None, writing: Any
+) -> None:
+    kind, said = "", ""
+    try:
+        os.environ.update(variables)
+        for module in ("_strptime", "tuf.api.serialization.json"):  # on first use, when nobody may read them
+            importlib.import_module(module)
+        if max_file_bytes is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+        os.umask(0)  # what nobody makes root may change, and the other way round
+        if user and os.geteuid() == 0:  # permissions mean nothing to root
+            os.seteuid(user)
+        OPERATIONS[name][0](Registry(folder))
+    except RegistryError as error:
+        kind, said = "refused", str(error)
+    except BaseException:
+        kind, said = "failed", traceback.format_exc()
+    writing.send((kind, said))
+    os._exit(0)
 
 
 def _open(folder: Path) -> None:

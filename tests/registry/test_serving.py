@@ -12,12 +12,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ports import free_port, wait_until_open
 
 from tfx_mobile import cli
 from tfx_mobile.common.errors import ConfigError, RegistryError
@@ -226,8 +226,19 @@ def test_the_site_follows_the_registry_and_outlives_its_damage(registry: Registr
         assert f"--from {server.url} --root root.json --version 4".encode() in body
         index = [ask(server, "/site/")[1]["ETag"] for _ in range(2)]
         assert index[0] == index[1], "a site was made of what has not changed"
+        registry.publish("taxi-fare", b"five", metadata={})
+        snapshot = max(registry.repository.glob("metadata/*.snapshot.json"), key=_number)
+        snapshot.rename(snapshot.with_name("away"))
+        assert ask(server, "/site/taxi-fare/5/index.html")[0] == 404
+        snapshot.with_name("away").rename(snapshot)
+        assert ask(server, "/site/taxi-fare/5/index.html")[0] == 200
+        body = ask(server, "/site/taxi-fare/4/index.html")[2]
         (registry.repository / "metadata" / "timestamp.json").write_text("{}")
         assert ask(server, "/site/taxi-fare/4/index.html")[2] == body
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split(".")[0])
 
 
 def test_what_cannot_be_served_is_refused_at_the_start(registry: Registry, tmp_path: Path) -> None:
@@ -290,14 +301,40 @@ def test_the_command_says_what_to_try_and_ends_when_told(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_told_to_end_as_soon_as_it_said_what_to_try_ends_and_leaves_nothing(
+    registry: Registry, tmp_path: Path, number: signal.Signals
+) -> None:
+    script = (
+        "import builtins, os, pathlib, sys; from tfx_mobile.registry import serving\n"
+        "def said(*_, flush=False):\n"
+        "    if flush:\n"
+        "        os.kill(os.getpid(), int(sys.argv[3]))\n"
+        "builtins.print = said\n"
+        "serving.serve(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), port=0)\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(registry.repository),
+        str(registry.root_path),
+        str(int(number)),
+    ]
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_the_nginx_of_the_documentation_serves_both(served: Any, tmp_path: Path) -> None:
     registry, ours = served
     text = (Path(__file__).parents[2] / "docs" / "registry-site.md").read_text()
     (block,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     assert program, "no nginx here (apt: nginx-light)"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     for old, new in (
         ("listen 8080;", f"listen 127.0.0.1:{port};"),
         ("/srv/registry", str(registry.repository)),
@@ -309,15 +346,9 @@ def test_the_nginx_of_the_documentation_serves_both(served: Any, tmp_path: Path)
     (tmp_path / "nginx.conf").write_text(
         f"{main}http {{ types {{ application/json json; }} access_log off;\n{block}}}\n"
     )
-    process = subprocess.Popen(
-        [program, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)], stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([program, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)])
     try:
-        for _ in range(500):
-            assert process.poll() is None, process.communicate()[1]
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.02)
+        wait_until_open(port, process)
         url, root = f"http://127.0.0.1:{port}", registry.root_path.read_bytes()
         assert Client(url, root=root, cache=tmp_path / "phone").fetch("taxi-fare").problem == ""
         names = ("Content-Type", "Cache-Control", "Content-Security-Policy")
@@ -339,4 +370,4 @@ def test_the_nginx_of_the_documentation_serves_both(served: Any, tmp_path: Path)
             assert ask(port, path)[0] in (403, 404), path
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait()

@@ -397,16 +397,22 @@ class TestVirtualEnvironment:
 
     @pytest.mark.skipif(not shutil.which("flock"), reason="without flock nothing is promised")
     def test_two_at_once_install_once(self, machine: Machine) -> None:
-        machine.uv(on_sync="sleep 2")
+        go_on = machine.folder / "go on"
+        waits = f"until [ -e '{go_on}' ] || [ $n -ge 1200 ]; do n=$((n + 1)); sleep 0.05; done"
+        machine.uv(on_sync=f"n=0; {waits}")
         first = machine.start()
         deadline = time.monotonic() + 60
         while not self.syncs(machine):
             assert time.monotonic() < deadline, "the first set-up never reached uv"
             time.sleep(0.05)
-        _, second_output = machine.run()
+        second = machine.start()
+        assert second.stdout is not None
+        said = "another set-up of this checkout is running; waiting for it"
+        assert any(said in line for line in second.stdout)
+        go_on.touch()
+        second_output, _ = second.communicate(timeout=60)
         first.communicate(timeout=60)
         assert first.returncode == 0
-        assert "another set-up of this checkout is running; waiting for it" in second_output
         assert "up to date" in second_output
         assert self.syncs(machine) == 1
 

@@ -401,7 +401,7 @@ _PRINTED_PASSWORD = re.compile(r'(\b(?:ssl)?password: )"(?:[^"\\]|\\.)*"')
 
 _ANSWER_SECONDS = 10.0
 _LOCK_SECONDS = 5.0
-_TABLES_SECONDS = 30.0
+_TABLES_SECONDS = 120.0  # for another run to make them; a database may wait 50 for one lock
 _BEING_MADE = re.compile(
     "concurrent connection to the empty database|already exists|duplicate key|deadlock"
     "|try restarting transaction",

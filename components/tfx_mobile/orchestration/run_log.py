@@ -78,8 +78,8 @@ def _records_to_stderr(console: tuple[TextIO, TextIO]) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
     silenced = [
         (logger, old)
-        for logger in [root, *(x for x in root.manager.loggerDict.values() if isinstance(x, logging.Logger))]
-        if logger is root or logger.propagate
+        for logger in [root, *list(root.manager.loggerDict.values())]  # a copy: threads make more
+        if logger is root or (isinstance(logger, logging.Logger) and logger.propagate)
         for old in logger.handlers
         if getattr(getattr(old, "python_handler", old), "stream", None) in console
     ]

@@ -85,12 +85,13 @@ class Server(http.server.ThreadingHTTPServer):
             return _opened(self.site.parent, f"{path}index.html" if path.endswith("/") else path)
 
     def _make_site(self) -> None:
+        state = None
         with contextlib.suppress(OSError):
             now = (self.repository / "metadata" / "timestamp.json").stat()
-            if (state := (now.st_mtime_ns, now.st_ino)) == self._seen:
-                return
+            state = now.st_mtime_ns, now.st_ino
+        if state is None or state != self._seen:
+            site.write(self.repository, self._root, self.site, url=self.url)
             self._seen = state
-        site.write(self.repository, self._root, self.site, url=self.url)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says what went wrong, unless it is a client that went away."""
@@ -192,18 +193,18 @@ def serve(repository: Path, root: Path, *, host: str = "127.0.0.1", port: int = 
         tempfile.TemporaryDirectory(prefix="tfx_mobile_site_") as scratch,
         Server(repository, root, host=host, port=port, scratch=Path(scratch)) as server,
     ):
-        print(f"registry  {server.url}")
-        print(f"site      {server.url}/{_SITE}/")
-        words = ["tfx-mobile", "registry", "fetch", "MODEL", "--from", server.url]
-        words += ["--root", str(root), "--to", "model.tflite"]
-        print(f"try       {shlex.join(words)}", flush=True)
 
         def end(*_: Any) -> None:
-            # `shutdown` waits for `serve_forever`, which this thread is in.
+            # `shutdown` waits for `serve_forever`, which this thread is in, or will leave at once.
             threading.Thread(target=server.shutdown, daemon=True).start()
 
         before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            print(f"registry  {server.url}")
+            print(f"site      {server.url}/{_SITE}/")
+            words = ["tfx-mobile", "registry", "fetch", "MODEL", "--from", server.url]
+            words += ["--root", str(root), "--to", "model.tflite"]
+            print(f"try       {shlex.join(words)}", flush=True)
             server.serve_forever(poll_interval=0.1)
         finally:
             for number, handler in before.items():

@@ -309,12 +309,11 @@ def asked(
     path: Path, process: "subprocess.Popen[str]", url: str, method: str = "GET"
 ) -> tuple[int, bytes, str | None]:
     """Returns the status, content and caching of an answer over a Unix socket."""
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.02)
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(path))
+    while connection.sock.connect_ex(str(path)):  # it is there before somebody listens
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.02)
     connection.request(method, url)
     answer = connection.getresponse()
     found = answer.status, answer.read(), answer.getheader("Cache-Control")

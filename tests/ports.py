@@ -1,0 +1,43 @@
+"""Ports for servers that must be told theirs before they start, and the wait until they listen there."""
+
+import contextlib
+import random
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+SECONDS_TO_START = 240.0
+"""On a busy machine; who comes up sooner is not waited for."""
+
+
+def free_port() -> int:
+    """Returns a port of loopback that is free, and that the system gives to nobody who asks for any port.
+
+    One that it gave (port 0) and that was closed again may go to another process before the server has it.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(first // 2, first)
+        with socket.socket() as probe, contextlib.suppress(OSError):  # it is taken
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_until_open(port: int, process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
+    """Waits until the process listens on the port.
+
+    Raises:
+      RuntimeError: It ended, or did not listen in time.
+    """
+    deadline = time.monotonic() + SECONDS_TO_START
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(
+                f"{process.args!r} must listen on port {port} within {SECONDS_TO_START:g} s; it does not, "
+                f"and its status is {process.returncode}."
+            )
+        time.sleep(0.02)
