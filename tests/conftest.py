@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-settings.register_profile("patient", deadline=None)  # or a machine that stalls for 200 ms fails an example
-settings.load_profile("patient")
+settings.load_profile("ci")  # the same examples in every run, and no limit of time that a busy machine breaks
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 sys.path.insert(0, str(Path(__file__).parent / "modules"))  # `tiny_models`, which components import by name
 

@@ -477,8 +477,9 @@ class TestNumberOfComponents:
         assert (shares[:2] > sticks[:2]).all()
         assert shares[2] <= sticks[2]
 
-    def test_one_column_is_kept_by_neither_rule_and_told(self) -> None:
-        rows = correlated()[:, :1]
+    @pytest.mark.parametrize("seed", range(20))  # rounding puts the one variance above its limit in some
+    def test_one_column_is_kept_by_neither_rule_and_told(self, seed: int) -> None:
+        rows = correlated(seed=seed)[:, :1]
         told = {}
         for rule in ComponentRule:
             found = fit(rows, n_components=rule, standardise=True)

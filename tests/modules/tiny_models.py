@@ -1,10 +1,14 @@
 """Functions that tests give to PruningTrainer as `build_model`; each takes a BuildContext."""
 
+import os
+import threading
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 from tf_keras import layers
+
+from tfx_mobile.pruning_trainer.checkpoints import Checkpoints
 
 NOT_A_FUNCTION = 3
 NUM_COMPANIES = 5
@@ -145,3 +149,18 @@ def _line() -> tf_keras.Model:
     given = layers.Input((8,), name="x")
     hidden = layers.Dense(16, activation="relu", name="hidden")(given)
     return tf_keras.Model({"x": given}, layers.Dense(1, name="out")(hidden), name="line")
+
+
+def _wait_after(name: str) -> None:
+    save = Checkpoints.save
+
+    def save_and_wait(self: Checkpoints, given: str, *rest: Any) -> None:
+        save(self, given, *rest)
+        if given == name:
+            threading.Event().wait()
+
+    Checkpoints.save = save_and_wait  # type: ignore[method-assign]
+
+
+if "TINY_MODELS_WAIT_AFTER" in os.environ:  # a checkpoint: the training then waits for the test that kills it
+    _wait_after(os.environ["TINY_MODELS_WAIT_AFTER"])

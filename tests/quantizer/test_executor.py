@@ -194,6 +194,7 @@ def rungs_of(folder: Path, models: dict[str, tuple[Any, ladder.Twin, dict[str, A
 
 def half_sparse(line: Any) -> tuple[Any, dict[str, Any]]:
     """Returns a net of a Keras line on the trips' numbers, and the kernel whose half is zeros."""
+    line.utils.set_random_seed(1)
     names = ("date_z", "latitude_z", "miles_z")
     given = {name: line.Input((1,), name=name) for name in names}
     hidden = line.layers.Concatenate()([given[name] for name in names])
@@ -434,6 +435,7 @@ EVERY_KIND = (
 
 def wide_model(line: Any) -> Any:
     """Returns a net on the trips' numbers whose dense layers have 64 inputs; half of one layer is zeros."""
+    line.utils.set_random_seed(1)
     names = ("date_z", "latitude_z", "miles_z")
     given = {name: line.Input((1,), name=name) for name in names}
     hidden = line.layers.Concatenate()([given[name] for name in names])

@@ -47,7 +47,7 @@ class Interpreter(Real):
         if "leave" in name:
             os._exit(4)
         if "hang" in name:
-            time.sleep(60)
+            time.sleep(600)
         if "raise" in name:
             raise ValueError("no\\n  such   kernel")
         super().__init__(model_path=model_path, num_threads=num_threads)
@@ -270,7 +270,7 @@ def test_a_file_that_is_damaged_costs_that_file_only(
         files[f"damaged-{i}"].write_bytes(bytes(damaged))
     files["good too"] = files["good"]
     wanted = dict.fromkeys(files, predictions(contents["int8"], {"x": X}))
-    found = runtimes.runs_on(older, files, {"x": X}, wanted, timeout_seconds=5)
+    found = runtimes.runs_on(older, files, {"x": X}, wanted)
     assert [name for name, each in found.items() if not each.failure] == ["good", "good too"]
     assert not any("\n" in each.failure or len(each.failure) > 400 for each in found.values())
 
@@ -279,12 +279,12 @@ def test_a_file_that_crashes_hangs_or_leaves_costs_that_file_only(
     troubled: Runtime, check: Callable[..., dict[str, RunsOn]]
 ) -> None:
     names = ("crash", "one", "hang", "leave", "raise", "two", "crash-last")
-    found = check(troubled, *names, timeout_seconds=2.0)
+    found = check(troubled, *names, timeout_seconds=20.0)  # the others take milliseconds, if nothing stalls
     assert list(found) == list(names)
     assert {name: each.failure for name, each in found.items()} == {
         "crash": "troubled died with SIGSEGV with the file (E: the kernel failed on crash.tflite)",
         "one": "",
-        "hang": "troubled takes longer than 2 s with the file",
+        "hang": "troubled takes longer than 20 s with the file",
         "leave": "troubled ended with code 4 with the file",
         "raise": "troubled refuses the file: no such kernel",
         "two": "",

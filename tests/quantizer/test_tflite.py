@@ -129,6 +129,7 @@ def test_what_keras_3_exports_converts(tmp_path: Path) -> None:
 
     from tfx_mobile.quantizer import tflite
 
+    keras.utils.set_random_seed(1)
     given = {name: keras.Input((1,), name=name) for name in ("miles", "minutes")}
     joined = keras.layers.Concatenate()(list(given.values()))
     model = keras.Model(given, keras.layers.Dense(1)(keras.layers.Dense(4, "relu")(joined)))

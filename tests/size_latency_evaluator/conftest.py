@@ -148,19 +148,39 @@ def _representative(number: str) -> Any:
 
 
 def _crashing(content: bytes) -> bytes:
-    """Calls the first FULLY_CONNECTED a CONCATENATION, whose options LiteRT then does not set.
+    """Adds a call of a subgraph that calls itself: LiteRT prepares it until there is no stack left.
 
-    It reads whatever the heap holds: a segmentation fault in a process that has loaded little before, an
-    error in one that has loaded much.
+    So it is a segmentation fault in every process, as soon as tensors are allocated.
     """
     import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-    kinds = [code.builtinCode for code in model.operatorCodes]
-    right, wrong = schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.CONCATENATION
-    operator = next(o for o in model.subgraphs[0].operators if kinds[o.opcodeIndex] == right)
-    operator.opcodeIndex = kinds.index(wrong)
+    code, constant = schema.OperatorCodeT(), schema.BufferT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.IF
+    constant.data = [1]
+    model.operatorCodes.append(code)
+    model.buffers.append(constant)
+
+    def flag(buffer: int) -> Any:
+        found = schema.TensorT()
+        found.name, found.shape, found.type, found.buffer = "flag", [1], schema.TensorType.BOOL, buffer
+        return found
+
+    def call(tensor: int) -> Any:
+        found = schema.OperatorT()
+        found.opcodeIndex, found.inputs, found.outputs = len(model.operatorCodes) - 1, [tensor, tensor], []
+        found.builtinOptionsType = schema.BuiltinOptions.IfOptions
+        found.builtinOptions = schema.IfOptionsT()
+        found.builtinOptions.thenSubgraphIndex = found.builtinOptions.elseSubgraphIndex = endless
+        return found
+
+    endless, graph, main = len(model.subgraphs), schema.SubGraphT(), model.subgraphs[0]
+    graph.tensors, graph.inputs, graph.outputs = [flag(0)], [0], []
+    graph.operators = [call(0)]
+    main.tensors.append(flag(len(model.buffers) - 1))
+    main.operators.insert(0, call(len(main.tensors) - 1))
+    model.subgraphs.append(graph)
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

@@ -84,7 +84,7 @@ def settings(**changed: Any) -> EvaluatorConfig:
         "metrics": (Metric.RMSE, Metric.MAE),
         "batch_size": 64,
         "latency": LatencyConfig(num_rows=5),
-        "prediction_timeout_seconds": 30.0,
+        "prediction_timeout_seconds": 300.0,
     }
     return EvaluatorConfig(**values | changed)
 
@@ -127,8 +127,7 @@ def test_the_number_of_workers_changes_no_bit_and_that_of_files_the_last_digits(
 def test_each_broken_file_is_named_in_every_run(runs: dict[str, Any]) -> None:
     for found in runs.values():
         assert sorted(found.failures) == ["s0-crash", "s0-noise", "s0-stranger"]
-        # What it reads is whatever the heap holds.
-        assert re.search("died with SIG(SEGV|ABRT|BUS)|CONCATENATION", found.failures["s0-crash"])
+        assert "died with SIGSEGV while it ran this file." in found.failures["s0-crash"]
         assert "not a valid Flatbuffer" in found.failures["s0-noise"]
         assert found.failures["s0-stranger"] == "It takes 'surge', which no row of split 'eval' has."
         assert found.accuracy.failure("s0-nan") == "Its outputs are not finite on 400 of 400 rows."
@@ -179,7 +178,7 @@ def test_more_processes_give_the_same_predictions_and_failures(tiny: Any, tmp_pa
     ]
 
     def start() -> Predictor:
-        return Predictor(paths, batch_size=64, timeout_seconds=30.0)
+        return Predictor(paths, batch_size=64, timeout_seconds=300.0)
 
     def run(slow_seconds: float) -> tuple[int, list[Any], dict[str, str]]:
         crew = beam._Crew(start(), start, 3, slow_seconds)
@@ -353,7 +352,7 @@ add = beam.Sample.add
 def slow(self, number, rows):
     if number == 3:
         print("reading", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     add(self, number, rows)
 beam.Sample.add = slow
 paths = {{"a": Path({str(paths["a"])!r})}}
@@ -370,7 +369,7 @@ test_beam.predict(paths, {pattern!r}, Path({str(tmp_path)!r}), test_beam.setting
     run.wait()
     run.stdout.close()
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 300
     while any(os.path.exists(f"/proc/{child}") for child in children) and time.monotonic() < until:
         time.sleep(0.1)
     assert not [child for child in children if os.path.exists(f"/proc/{child}")]

@@ -48,7 +48,7 @@ def test_files_around_one_that_crashes_are_still_measured(tiny: Any, tmp_path: P
     names = ["s0-noise", "s0-crash", "s0-float32", "s0-int8"]
     paths = write(tmp_path, {name: tiny.contents[name] for name in names})
 
-    outcome = isolation.run_worker(WORKER, paths, {"task": "inspect"}, folder=tmp_path, timeout_seconds=60)
+    outcome = isolation.run_worker(WORKER, paths, {"task": "inspect"}, folder=tmp_path, timeout_seconds=600)
 
     assert sorted(outcome.values) == ["s0-float32", "s0-int8"]
     assert outcome.values["s0-float32"] == {"inspect": ["company", "miles"]}
@@ -59,7 +59,7 @@ def test_files_around_one_that_crashes_are_still_measured(tiny: Any, tmp_path: P
 def test_only_files_that_crash_end_without_values(tmp_path: Path) -> None:
     paths = write(tmp_path, {"a": b"", "b": b"TFL3"})
 
-    outcome = isolation.run_worker(WORKER, paths, {"task": "inspect"}, folder=tmp_path, timeout_seconds=60)
+    outcome = isolation.run_worker(WORKER, paths, {"task": "inspect"}, folder=tmp_path, timeout_seconds=600)
 
     assert outcome.values == {}
     assert sorted(outcome.failures) == ["a", "b"]
@@ -76,7 +76,7 @@ def test_a_process_that_takes_too_long_is_a_failure_with_the_limit(tmp_path: Pat
 
 def test_a_worker_that_cannot_start_fails_every_file_with_its_last_words(tmp_path: Path) -> None:
     outcome = isolation.run_worker(
-        "tfx_mobile.no_such_worker", write(tmp_path, {"a": b""}), {}, folder=tmp_path, timeout_seconds=60
+        "tfx_mobile.no_such_worker", write(tmp_path, {"a": b""}), {}, folder=tmp_path, timeout_seconds=600
     )
 
     assert "ended with code 1" in outcome.failures["a"]
@@ -85,7 +85,7 @@ def test_a_worker_that_cannot_start_fails_every_file_with_its_last_words(tmp_pat
 
 def test_a_job_the_worker_does_not_understand_is_no_result(tmp_path: Path) -> None:
     outcome = isolation.run_worker(
-        WORKER, write(tmp_path, {"a": b""}), {}, folder=tmp_path, timeout_seconds=60
+        WORKER, write(tmp_path, {"a": b""}), {}, folder=tmp_path, timeout_seconds=600
     )
 
     reason = "The measuring process ended with code 1 (KeyError: 'task') while it ran this file."

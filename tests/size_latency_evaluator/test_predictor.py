@@ -58,7 +58,7 @@ def start(contents: dict[str, bytes], tmp_path: Path) -> Iterator[Any]:
         for name in names:
             paths[name] = tmp_path / f"{name}.tflite"
             paths[name].write_bytes(contents[name])
-        started.append(Predictor(paths, **{"batch_size": 64, "timeout_seconds": 30.0, **settings}))
+        started.append(Predictor(paths, **{"batch_size": 64, "timeout_seconds": 300.0, **settings}))
         return started[-1]
 
     yield start
@@ -77,8 +77,7 @@ def test_files_around_one_that_crashes_predict_what_they_predict_alone(tiny: Any
     found = predictor.predict(taken(tiny))
 
     assert sorted(predictor.failures) == ["s0-crash", "s0-noise"]
-    # What it reads is whatever the heap holds.
-    assert re.search("died with SIG(SEGV|ABRT|BUS)|CONCATENATION", predictor.failures["s0-crash"])
+    assert "died with SIGSEGV while it ran this file." in predictor.failures["s0-crash"]
     assert "not a valid Flatbuffer" in predictor.failures["s0-noise"]
     for name in ("s0-float32", "s0-int8"):
         model = TFLiteModel(tiny.contents[name])
@@ -137,7 +136,8 @@ def test_a_file_that_crashes_in_the_middle_is_named_with_signal_and_last_words(
 def test_a_file_that_hangs_on_some_rows_is_stopped_and_the_batch_is_done_without_it(
     tiny: Any, start: Any
 ) -> None:
-    predictor = start("s0-float32", "hang", "s0-int8", timeout_seconds=1.0)
+    # The others take milliseconds, if nothing stalls.
+    predictor = start("s0-float32", "hang", "s0-int8", timeout_seconds=20.0)
     rows = taken(tiny, 100)
     wanted = predictor.predict(rows)
     assert sorted(wanted) == ["hang", "s0-float32", "s0-int8"]
@@ -146,7 +146,7 @@ def test_a_file_that_hangs_on_some_rows_is_stopped_and_the_batch_is_done_without
     poisoned = {**rows, "miles": np.concatenate([rows["miles"][:-1], [[2e6]]]).astype(np.float32)}
     found = predictor.predict(poisoned)
 
-    expected = "The measuring process took longer than 1 s while it ran this file."
+    expected = "The measuring process took longer than 20 s while it ran this file."
     assert predictor.failures == {"hang": expected}
     for name in ("s0-float32", "s0-int8"):
         np.testing.assert_array_equal(found[name]["fare"][:-1], wanted[name]["fare"][:-1])

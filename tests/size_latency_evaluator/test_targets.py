@@ -198,7 +198,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
             encoding=None,
         )
 
-    listener = asyncio.run_coroutine_threadsafe(listen(), loop).result(30)
+    listener = asyncio.run_coroutine_threadsafe(listen(), loop).result(120)
     port = listener.get_port()
     known = folder / "known_hosts"
     known.write_text(f"[127.0.0.1]:{port} {keys['host'].export_public_key().decode()}")
@@ -211,6 +211,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
 def board(server: dict[str, Any], **changes: Any) -> SshTarget:
     settings = {
         "user": "tester",
+        "connect_seconds": 120.0,
         "port": server["port"],
         "python": sys.executable,
         "identity": str(server["folder"] / "client"),

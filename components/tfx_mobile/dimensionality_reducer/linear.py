@@ -338,7 +338,7 @@ def _keep(
     else:
         limits = broken_stick(num_columns) * total
         told = "The broken-stick rule found no component above its length; kept the first one."
-    above = values[:num_columns] > limits
+    above = values[:num_columns] > limits * (1 + _SHARE_ROUNDING)
     kept = len(above) if above.all() else int(np.argmin(above))
     return (kept, ()) if kept else (1, (told,))
 

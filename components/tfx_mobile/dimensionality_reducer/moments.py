@@ -269,7 +269,7 @@ class _Sums:
             centre,
             self.pairs,
             self.sums - delta[:, None] * self.pairs,
-            self.cross - change - change.T,
+            self.cross - (change + change.T),  # symmetric to the last bit
             self.between - delta[:, None] * self.beside,
             self.beside,
         )

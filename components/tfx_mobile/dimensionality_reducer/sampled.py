@@ -141,7 +141,9 @@ def fit_sparse_pca(statistics: Statistics, config: SparsePCA, columns: list[str]
         pca.fit(np.concatenate([root, -root]) / np.sqrt(2.0))
     if pca.n_iter_ >= config.max_iter:
         sample.notes.append(_not_converged(config.name, "max_iter"))
-    found = pca.components_
+    # A component that the data have no direction for is left with loadings across them, as rounding has it.
+    spread = np.einsum("ki,ij,kj->k", pca.components_, covariance, pca.components_)
+    found = pca.components_ * (spread > _RANK_TOLERANCE * np.trace(covariance))[:, None]
     empty = int((~found.any(axis=1)).sum())
     if empty == len(found):
         raise DataError(
