@@ -14,14 +14,16 @@ SECONDS_TO_START = 240.0
 def free_port() -> int:
     """Returns a port of loopback that is free, and that the system gives to nobody who asks for any port.
 
-    One that it gave (port 0) and that was closed again may go to another process before the server has it.
+    One that it gave (port 0) and that was closed again may go to another process before the server has it;
+    so one of these is only taken where there is no other.
     """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(first // 2, first)
-        with socket.socket() as probe, contextlib.suppress(OSError):  # it is taken
+    for port in random.SystemRandom().sample(range(first // 2, first), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):  # taken, or kept for root
             probe.bind(("127.0.0.1", port))
             return port
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def wait_until_open(port: int, process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
