@@ -309,7 +309,13 @@ class QuantizeLayer(quantize_layer.QuantizeLayer):
 
 
 class QuantizeWrapperV2(tfmot.quantization.keras.QuantizeWrapperV2):
-    """Likewise."""
+    """Likewise, and with what it wraps: around a built layer it would have that one's weights twice."""
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        """Returns the layer, around one that is not built."""
+        layer = {name: value for name, value in config["layer"].items() if name != "build_config"}
+        return super().from_config({**config, "layer": layer})
 
     def build_from_config(self, config: Any) -> None:
         """Leaves building to the call."""
