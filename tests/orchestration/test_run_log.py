@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from tests.descriptors import descriptors
+from tests.descriptors import unchanged_descriptors
 
 from tfx_mobile.common.errors import ConfigError
 from tfx_mobile.orchestration import run_log
@@ -101,9 +101,8 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
             visible.write("")
 
     run()
-    before = descriptors()
-    run()
-    assert descriptors() <= before
+    with unchanged_descriptors():
+        run()
 
 
 def test_a_handler_made_inside_still_works_outside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
