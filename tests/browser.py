@@ -12,7 +12,6 @@ import select
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,20 +31,18 @@ _FLAGS = (
 
 
 class Chromium:
-    """One browser with one tab. Make it with `browser()`."""
+    """One browser with one tab, a new one for each page. Make it with `browser()`."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", write: int, read: int) -> None:
         self.process = process
         self._write, self._read = write, read
         self._rest = b""
         self._count = 0
+        self._context = ""
         self._session = ""
+        self._loaded: set[str] = set()
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Sends a command and returns its answer; notes what the page does meanwhile."""
@@ -69,17 +66,14 @@ class Chromium:
         dark: bool = False,
         scripts: bool = True,
     ) -> None:
-        """Shows a file, on a phone where it is narrow; forgets what earlier pages did."""
-        self.call("Page.navigate", url="about:blank")  # or the last page's answers come to this one
-        while self.run("document.readyState + location.href") != "completeabout:blank":
-            time.sleep(0.02)
-        self.complaints, self.requests = [], []
+        """Shows a file in a new tab, on a phone where it is narrow; the last page and its windows end."""
+        self._new_tab()
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.set_dark(dark)
         self.resize(width, height)
-        self.call("Page.navigate", url=path.as_uri())
-        while self.run("document.readyState + location.href") != f"complete{path.as_uri()}":
-            time.sleep(0.02)
+        loader = self.call("Page.navigate", url=path.as_uri())["loaderId"]
+        while loader not in self._loaded:
+            self._next()
         if scripts:
             self.settle()
 
@@ -125,8 +119,21 @@ class Chromium:
             self.process.kill()
             self.process.wait()
 
+    def _new_tab(self) -> None:
+        # In the same tab, what the last page asked for is sometimes reported while the next one is shown.
+        if self._context:
+            self.call("Target.disposeBrowserContext", browserContextId=self._context)
+        self._context = self.call("Target.createBrowserContext")["browserContextId"]
+        tab = self.call("Target.createTarget", url="about:blank", browserContextId=self._context)
+        session = self.call("Target.attachToTarget", targetId=tab["targetId"], flatten=True)
+        self._session = session["sessionId"]
+        self._loaded, self.complaints, self.requests = set(), [], []
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
+
     def _send(self, message: dict[str, Any]) -> None:
-        if self._session:
+        if not message["method"].startswith("Target."):  # the browser's own
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
 
@@ -142,7 +149,11 @@ class Chromium:
         text, _, self._rest = self._rest.partition(b"\0")
         found: dict[str, Any] = json.loads(text)
         parameters = found.get("params", {})
-        if found.get("method") == "Network.requestWillBeSent":
+        if found.get("sessionId") != self._session:
+            return found  # an earlier page's, or the browser's own
+        if found.get("method") == "Page.lifecycleEvent" and parameters["name"] == "load":
+            self._loaded.add(parameters["loaderId"])
+        elif found.get("method") == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif found.get("method") == "Network.webSocketCreated":
             self.requests.append(parameters["url"])

@@ -65,6 +65,24 @@ def test_a_complaint_is_noticed(browser: browsers.Chromium, tmp_path: Path, scri
     assert any(words in complaint for complaint in found.complaints)
 
 
+def test_of_the_last_page_and_its_windows_nothing_is_left(browser: browsers.Chromium, tmp_path: Path) -> None:
+    found = opened(browser, tmp_path, "<script>setInterval(() => console.error('still here'), 1)</script>")
+    found.call("Runtime.evaluate", expression="open('about:blank')", userGesture=True)
+    assert len(pages(found)) == 3  # with the browser's own first one
+    found.run("new Promise(done => setTimeout(done, 100))")
+    assert any("still here" in complaint for complaint in found.complaints)
+
+    opened(found, tmp_path, "<p>words")
+
+    assert len(pages(found)) == 2
+    assert found.complaints == []
+
+
+def pages(browser: browsers.Chromium) -> list[dict[str, Any]]:
+    targets = browser.call("Target.getTargets")["targetInfos"]
+    return [target for target in targets if target["type"] == "page"]
+
+
 def test_what_is_wider_than_a_phone_is_noticed(browser: browsers.Chromium, tmp_path: Path) -> None:
     found = opened(browser, tmp_path, "<div style='width: 600px'>wide</div>", width=390, height=800)
 
