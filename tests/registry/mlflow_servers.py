@@ -17,6 +17,8 @@ from pathlib import Path
 from tests.orchestration import database_servers
 from tests.ports import SECONDS_TO_START, free_port
 
+USER, PASSWORD = "publisher", "a long-enough password"
+
 
 @dataclasses.dataclass(frozen=True)
 class MlflowServer:
@@ -37,8 +39,8 @@ class MlflowServer:
 
 
 @contextlib.contextmanager
-def mlflow_server(kind: str) -> Iterator[MlflowServer]:
-    """Yields a server on an empty database of the kind 'sqlite' or 'postgresql'."""
+def mlflow_server(kind: str, *, with_login: bool = False) -> Iterator[MlflowServer]:
+    """Yields a server on an empty database of kind 'sqlite' or 'postgresql'; a login is USER, PASSWORD."""
     folder = Path(tempfile.mkdtemp(prefix="mlflow-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -48,11 +50,11 @@ def mlflow_server(kind: str) -> Iterator[MlflowServer]:
             password = urllib.parse.quote(database_servers.PASSWORD, safe="")
             login = f"{database_servers.USER}:{password}@127.0.0.1:{database.port}"
             store = f"postgresql+psycopg2://{login}/mlflow"  # SQLAlchemy 2.1 would take psycopg 3
-        yield stack.enter_context(_running(folder, store))
+        yield stack.enter_context(_running(folder, store, with_login))
 
 
 @contextlib.contextmanager
-def _running(folder: Path, store: str) -> Iterator[MlflowServer]:
+def _running(folder: Path, store: str, with_login: bool) -> Iterator[MlflowServer]:
     port = free_port()
     server = MlflowServer(f"http://127.0.0.1:{port}", folder / "artifacts")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
@@ -62,6 +64,17 @@ def _running(folder: Path, store: str) -> Iterator[MlflowServer]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
+    if with_login:
+        command += ["--app-name", "basic-auth"]
+        (folder / "login.ini").write_text(
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/users\n"
+            f"admin_username = {USER}\nadmin_password = {PASSWORD}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        )
+        environment |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(folder / "login.ini"),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the tests",
+        }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True

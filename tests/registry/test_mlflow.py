@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.registry.mlflow_servers import MlflowServer, mlflow_server
+from tests.registry.mlflow_servers import PASSWORD, USER, MlflowServer, mlflow_server
 
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry import mlflow_backend
@@ -170,6 +170,36 @@ def test_a_channel_that_two_publishers_make_at_once_is_made(
     assert backend.publish("taxi-at-once", b"two", metadata={}).channel_version == 2
     assert len(calls) == 2
     assert backend.resolve("taxi-at-once").content == b"two"
+
+
+def test_a_server_with_login_lets_in_who_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow.server
+
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with mlflow_server("sqlite", with_login=True) as server:
+        backend = open_backend(server.uri)
+        unknown = re.escape(
+            " on how to authenticate.'. Log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or MLFLOW_TRACKING_TOKEN."
+        )
+        with pytest.raises(RegistryError, match=unknown):
+            backend.publish("taxi", b"one", metadata={})
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another password")
+        with pytest.raises(RegistryError, match=unknown):
+            backend.publish("taxi", b"one", metadata={})
+
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+        backend.publish("taxi", b"one", metadata={})
+        assert backend.resolve("taxi").content == b"one"
+        users = mlflow.server.get_app_client("basic-auth", server.url)
+        users.create_user("reader", "a phone's password")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reader")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a phone's password")
+        assert backend.resolve("taxi").content == b"one"
+        with pytest.raises(RegistryError, match=re.escape("'Permission denied'. Check the server")):
+            backend.publish("taxi", b"two", metadata={})
 
 
 def test_a_server_that_is_not_there_is_said_at_once() -> None:

@@ -41,6 +41,7 @@ AGREE_TIMEOUT_S = 60.0  # with publishers that want the same number or alias
 _FILE, _RECORD = "model.tflite", "model.record.json"
 _TAG = "tfx_mobile."
 _SHA256, _RECORD_SHA256, _WITHDRAWN = f"{_TAG}sha256", f"{_TAG}record_sha256", f"{_TAG}withdrawn"
+_LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _TWICE = re.compile(r"unique|duplicate", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
@@ -74,8 +75,8 @@ class MlflowBackend:
             )
         if parts.username is not None or parts.query or parts.fragment:
             raise ConfigError(
-                "Registry must be an MLflow URI without user, password and query; got one with. Set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+                "Registry must be an MLflow URI without user, password and query; got one with. "
+                f"Set {_LOGIN}."
             )
         if importlib.util.find_spec("mlflow") is None:
             raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow-skinny")
@@ -513,9 +514,11 @@ class MlflowBackend:
             yield self._made
         except (MlflowException, OSError) as error:  # requests' errors are OSErrors
             first = (str(error).splitlines() or [""])[0].rstrip(".")
+            advice = "Check the server, its version and the user's rights."
+            if getattr(error, "error_code", "") == "UNAUTHENTICATED":
+                advice = f"Log in: set {_LOGIN}."
             raise RegistryError(
-                f"Registry {self.uri} must do what it is asked for; MLflow says: {first}. Check the server, "
-                "its version and the user's rights."
+                f"Registry {self.uri} must do what it is asked for; MLflow says: {first}. {advice}"
             ) from error
 
     def _check_names(self, model: str, channel: str) -> None:
