@@ -14,6 +14,7 @@ loops, tasks of tasks, output parameters and parameters from them.
 import concurrent.futures
 import copy
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class StandIn:
       environment: More variables for the tasks.
       cache: Outputs of the tasks that ended well and may be cached, by fingerprint.
       imported: Artifacts that importers made, by URI and properties.
+      numbers: The ids of artifacts, as ML Metadata gives them.
     """
 
     folder: Path
@@ -81,6 +83,7 @@ class StandIn:
     environment: Mapping[str, str] = field(default_factory=dict)
     cache: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     imported: dict[str, dict[str, Any]] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
     def store(self) -> Path:
@@ -193,7 +196,7 @@ class StandIn:
         metadata = {name: _through_mlmd(value) for name, value in importer.get("metadata", {}).items()}
         same = json.dumps([uri, importer["typeSchema"], metadata], sort_keys=True)
         if importer.get("reimport") or same not in self.imported:
-            self.imported[same] = _recorded(key, uri, metadata)
+            self.imported[same] = self._recorded(key, uri, metadata)
         return {key: self.imported[same]}
 
     def _provisioned(
@@ -275,8 +278,17 @@ class StandIn:
                 raise Refused(f"Task {name} must make {local}; it has not.")
             self._upload(local, self.stored(artifact["uri"]))
             metadata = {property_: _through_mlmd(value) for property_, value in metadata.items()}
-            collected[key] = _recorded(key, artifact["uri"], metadata)
+            collected[key] = self._recorded(key, artifact["uri"], metadata)
         return collected
+
+    def _recorded(self, key: str, uri: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns an artifact as ML Metadata gives it to later tasks: its name is its id, it has no type."""
+        return {
+            "name": str(next(self.numbers)),
+            "uri": uri,
+            "type": {"instanceSchema": ""},
+            "metadata": {**metadata, "display_name": key, "store_session_info": "null"},
+        }
 
     def _upload(self, local: Path, stored: Path) -> None:
         for path in [local] if local.is_file() else sorted(filter(Path.is_file, local.rglob("*"))):
@@ -363,16 +375,6 @@ def _fingerprint(invocation: Mapping[str, Any], container: Mapping[str, Any], pi
         [container.get("image"), *container["command"], *container.get("args", [])],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _recorded(key: str, uri: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns an artifact as ML Metadata gives it to later tasks: its id is its name, its type is gone."""
-    return {
-        "name": str(uuid.uuid4().int % 10**6 + 1),
-        "uri": uri,
-        "type": {"instanceSchema": ""},
-        "metadata": {**metadata, "display_name": key, "store_session_info": "null"},
-    }
 
 
 def _task_parameters(task: Mapping[str, Any], given: Mapping[str, Any], name: str) -> dict[str, Any]:
