@@ -25,10 +25,12 @@ class Forger:
     def __init__(self, registry: Registry) -> None:
         self.repository, self.keys = registry.repository, registry.keys
         self.metadata = self.repository / "metadata"
-        self.model_file = self.newest_target("taxi-fare/3/*.model.tflite")
+        self.model_file = self.newest_target("taxi-fare/3/model.tflite")
 
-    def newest_target(self, pattern: str) -> Path:
-        return max((self.repository / "targets").glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+    def newest_target(self, path: str) -> Path:
+        """Returns the file that the newest role of the model signs for a target path."""
+        role: Metadata[Any] = Metadata.from_bytes(self.newest(f"model-{path.split('/')[0]}").read_bytes())
+        return self.repository / "targets" / str(role.signed.targets[path].get_prefixed_paths()[0])
 
     def newest(self, role: str) -> Path:
         if role == "timestamp":

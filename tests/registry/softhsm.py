@@ -7,7 +7,7 @@ from pathlib import Path
 from tfx_mobile.registry import keys as key_files
 
 LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
-PIN = "246810"
+PIN = "only-for-tests"  # which no key id holds: messages name keys, and must not name the PIN
 URI = "hsm:2?label=publisher"
 
 

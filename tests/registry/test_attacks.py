@@ -78,14 +78,14 @@ def missing_target(forger: Any) -> None:
 
 
 def swapped_targets(forger: Any) -> None:
-    other = forger.newest_target("taxi-fare/2/*.model.tflite")
+    other = forger.newest_target("taxi-fare/2/model.tflite")
     mine, its = forger.model_file.read_bytes(), other.read_bytes()
     forger.model_file.write_bytes(its)
     other.write_bytes(mine)
 
 
 def moved_channel(forger: Any) -> None:
-    path = forger.newest_target("taxi-fare/channels/*.json")
+    path = forger.newest_target("taxi-fare/channels/stable.json")
     path.write_text(path.read_text().replace('"version":3', '"version":1'))
 
 
@@ -877,14 +877,14 @@ def _edit_model(forger: Any, change: Callable[[Any], None]) -> None:
 
 
 def _rewrite_channel(forger: Any, **changes: Any) -> None:
-    path = forger.newest_target("taxi-fare/channels/*.json")
+    path = forger.newest_target("taxi-fare/channels/stable.json")
     record = records.read_channel("taxi-fare", "stable", path.read_bytes())
     content = dataclasses.replace(record, **changes).to_json().encode()
     _put(forger, names.channel_path("taxi-fare", "stable"), content)
 
 
 def _replace_in_channel(forger: Any, old: bytes, new: bytes) -> None:
-    content = forger.newest_target("taxi-fare/channels/*.json").read_bytes()
+    content = forger.newest_target("taxi-fare/channels/stable.json").read_bytes()
     assert content.count(old) == 1
     _put(forger, names.channel_path("taxi-fare", "stable"), content.replace(old, new))
 
@@ -980,7 +980,7 @@ def _as_it_lies(path: Path) -> Any:
 def test_what_is_said_about_a_version_and_was_edited_is_not_believed(
     registry: Registry, phone: Client, forger: Any
 ) -> None:
-    path = forger.newest_target("taxi-fare/3/*.model.record.json")
+    path = forger.newest_target("taxi-fare/3/model.record.json")
     path.write_text(path.read_text().replace("97", "11"))
     with pytest.raises(RegistryError, match=re.escape(DIFFERS)):
         registry.verify()

@@ -19,6 +19,7 @@ from tfx_mobile.common.errors import RegistryError
 from tfx_mobile.registry import repository
 from tfx_mobile.registry.client import Client
 from tfx_mobile.registry.repository import Write
+from tfx_mobile.registry.storage import FolderStorage
 from tfx_mobile.registry.store import Registry
 
 
@@ -356,6 +357,47 @@ def test_twenty_publishers_at_once_lose_nothing(tmp_path: Path) -> None:
         found = {phone.fetch(model, version=version).path.read_bytes() for version in range(1, 21)}
         assert found == {f"{who} {number}".encode() for who in range(20)}
         assert registry.channels(model) == {"stable": 20}
+
+
+def test_a_registry_that_another_makes_meanwhile_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one comes before any of the looks that are taken without the lock."""
+    real = {name: getattr(FolderStorage, name) for name in ("exists", "ages_s")}
+    looks: list[str] = []
+
+    def looking(name: str, folder: Path, comes_at: int) -> Callable[[FolderStorage, str], Any]:
+        def look(self: FolderStorage, path: str) -> Any:
+            looks.append(path)
+            if len(looks) == comes_at:
+                Registry.create(folder)
+            return real[name](self, path)
+
+        return look
+
+    for comes_at, before in enumerate(("metadata/timestamp.json", "timestamp.json", "metadata"), start=1):
+        folder = tmp_path / before.replace("/", " ")
+        for name in real:
+            monkeypatch.setattr(FolderStorage, name, looking(name, folder, comes_at))
+        looks.clear()
+        Registry.open_or_create(folder).verify()
+        assert looks[comes_at - 1] == before
+
+
+def test_a_file_that_is_moved_while_files_are_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, is_file = FolderStorage(tmp_path), Path.is_file
+    for name in ("one", "two"):
+        place.write(f"metadata/{name}", b"x")
+
+    def moved_then(self: Path) -> bool:
+        found = is_file(self)
+        (tmp_path / "metadata" / "one").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", moved_then)
+    assert list(place.ages_s("metadata")) == ["metadata/two"]
 
 
 def test_a_file_that_may_not_grow_is_named_and_nothing_is_changed(

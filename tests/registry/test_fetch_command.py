@@ -1,5 +1,6 @@
 """`tfx-mobile registry fetch` and `check`: what a phone does, from the shell."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import pytest
 
 from tfx_mobile import cli
 from tfx_mobile.registry.store import Registry
-from tfx_mobile.registry.targeting import Targeting
+from tfx_mobile.registry.targeting import Targeting, bucket_permille
 
 Run = Callable[..., int]
 
@@ -61,14 +62,14 @@ def test_a_device_is_described_by_its_options(registry: Registry, fetch: Run, tm
 
 
 def test_a_share_is_drawn_by_the_device_id(registry: Registry, fetch: Run, tmp_path: Path) -> None:
-    registry.publish("taxi-fare", b"four", metadata={}, rollout_permille=999)
+    registry.publish("taxi-fare", b"four", metadata={}, rollout_permille=500)
     assert fetch() == 0
     assert (tmp_path / "m.tflite").read_bytes() == b"three" * 50
-    got = set()
-    for number in range(3):
-        assert fetch("--device-id", number) == 0
-        got.add((tmp_path / "m.tflite").read_bytes())
-    assert b"four" in got
+    salt = registry.channel_records("taxi-fare")["stable"].rollouts[0].salt
+    for is_inside, content in ((True, b"four"), (False, b"three" * 50)):
+        device = next(n for n in itertools.count() if (bucket_permille(salt, str(n)) < 500) == is_inside)
+        assert fetch("--device-id", device) == 0
+        assert (tmp_path / "m.tflite").read_bytes() == content
 
 
 def test_without_the_registry_the_last_good_file_is_written_with_a_note_or_strictly_nothing(

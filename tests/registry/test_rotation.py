@@ -189,7 +189,7 @@ def test_a_key_in_an_hsm_signs_what_phones_believe(
 
 
 def test_the_command_line_moves_a_role_to_an_hsm_and_every_command_then_signs_there(
-    registry: Registry, phone: Client, hsm: dict[str, str]
+    registry: Registry, forger: Any, phone: Client, hsm: dict[str, str]
 ) -> None:
     phone.fetch("taxi-fare")
 
@@ -211,10 +211,8 @@ def test_the_command_line_moves_a_role_to_an_hsm_and_every_command_then_signs_th
     say("rollback", folder, "taxi-fare", "--reason", "signed in the HSM")
     say("verify", folder)
     assert phone.fetch("taxi-fare").version == 2
-    newest = max(
-        registry.repository.glob("metadata/*.snapshot.json"), key=lambda path: path.stat().st_mtime_ns
-    )
-    assert list(Metadata.from_bytes(newest.read_bytes()).signatures) == [keyid]
+    newest = forger.newest("snapshot").read_bytes()
+    assert list(Metadata.from_bytes(newest).signatures) == [keyid]
     say("rotate", folder, "snapshot")  # and back to a file
     assert (registry.keys / "snapshot.pem").exists()
     assert not (registry.keys / "snapshot.signer.json").exists()
@@ -272,7 +270,7 @@ def test_a_root_key_in_an_hsm_that_is_not_reached_does_not_keep_the_timestamp_fr
             "must be there and reachable; ValueError: No PKCS#11 token found for label",
         ),
         ("hsm:2?label=publisher", {"PYKCS11LIB": ""}, "PYKCS11LIB environment variable must be set"),
-        ("hsm:2?label=publisher", {key_files.SECRET_VARIABLE: "1111"}, "PinIncorrect"),
+        ("hsm:2?label=publisher", {key_files.SECRET_VARIABLE: "not-the-pin"}, "PinIncorrect"),
         (
             "hsm:2?label=publisher",
             {key_files.SECRET_VARIABLE: ""},
@@ -290,7 +288,7 @@ def test_an_hsm_that_does_not_sign_changes_nothing_and_its_pin_is_not_said(
     assert message in last
     assert last.startswith("tfx_mobile.common.errors.RegistryError: ")
     assert softhsm.PIN not in ended.stderr
-    assert "1111" not in ended.stderr
+    assert "not-the-pin" not in ended.stderr
     assert tree(registry.repository, registry.keys) == before
 
 

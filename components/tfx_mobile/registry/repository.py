@@ -343,7 +343,8 @@ class Repository:
                 "missing. Restore the repository from a backup, or name another keys folder to begin anew."
             )
         with self._reached():
-            is_vacant = self.root_path.exists() or not self._storage.ages_s("metadata")
+            # In this order: who makes it at this moment has written the root beside the keys before metadata.
+            is_vacant = not self._storage.ages_s("metadata") or self.root_path.exists()
         if not is_vacant:
             raise RegistryError(
                 f"{self._storage.place('metadata')} must be empty or made with the keys in {self.keys}; it "

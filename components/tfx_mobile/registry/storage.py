@@ -165,12 +165,12 @@ class FolderStorage:
 
     def ages_s(self, folder: str) -> dict[str, float]:
         """Returns the files below a folder by when they were last modified."""
-        now = time.time()
-        return {
-            str(path.relative_to(self.folder)): now - path.stat().st_mtime
-            for path in sorted(self._inside(self.folder / folder).rglob("*"))
-            if path.is_file()
-        }
+        now, found = time.time(), {}
+        for path in sorted(self._inside(self.folder / folder).rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # another publisher's temporary file, moved since
+                if path.is_file():
+                    found[str(path.relative_to(self.folder))] = now - path.stat().st_mtime
+        return found
 
     def prepare(self, *folders: str) -> None:
         """Makes the folders, and checks permissions."""
