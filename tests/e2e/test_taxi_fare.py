@@ -128,34 +128,37 @@ def phone_python(tmp_path_factory) -> Path:
     return python
 
 
-def predictions_of_the_pipeline(run: Finished, rung: str, num_rows: int):
-    """Raw evaluation rows, and what the rung's SavedModel says of them through its serving signature."""
+def predictions_of_the_pipeline(run: Finished, rung: str):
+    """All raw evaluation rows, and what the rung's SavedModel says of them through its serving signature."""
     import tensorflow as tf
 
     from tfx_mobile.common import examples as examples_io
     from tfx_mobile.common.interpreter import TFLiteModel
 
     pattern = f"{run.uri('ExampleGen', 'examples')}/Split-eval/*"
-    records = list(
-        tf.data.TFRecordDataset(tf.io.gfile.glob(pattern), "GZIP").take(num_rows).as_numpy_iterator()
-    )
+    records = list(tf.data.TFRecordDataset(tf.io.gfile.glob(pattern), "GZIP").as_numpy_iterator())
     served = tf.saved_model.load(str(run.uri("PruningTrainer", "models") / rung)).signatures[
         "serving_default"
     ]
     wanted = served(examples=tf.constant(records))["predictions"].numpy()[:, 0]
     file = TFLiteModel(run.uri("Quantizer", "candidates") / f"{rung}-float32" / "model.tflite")
     features = {name: (spec.dtype, spec.row_shape) for name, spec in file.inputs.items()}
-    batch = next(iter(examples_io.read_batches([pattern], batch_size=num_rows)))
+    batch = next(iter(examples_io.read_batches([pattern], batch_size=len(records))))
     columns = examples_io.to_columns(batch, features)
     rows = {k: [x.decode() if isinstance(x, bytes) else x.item() for x in v] for k, v in columns.items()}
     return rows, wanted
 
 
-@pytest.mark.parametrize(("mode", "tolerance"), [("float32", 1e-4), ("int8", 0.25)])
+# Whose order ExampleGen draws anew in each run, so that all rows are looked at. A prediction near zero has no
+# relative error; int8 cuts off what is beyond the calibration rows', as a fare below zero is.
+@pytest.mark.parametrize(
+    ("mode", "tolerance", "share_beyond"), [("float32", 1e-4, 0.001), ("int8", 0.25, 0.01)]
+)
 def test_a_process_without_tfx_predicts_from_raw_values_what_the_pipeline_predicts(
-    taxi_run, phone_python, tmp_path, mode, tolerance
+    taxi_run, phone_python, tmp_path, mode, tolerance, share_beyond
 ):
-    rows, wanted = predictions_of_the_pipeline(taxi_run, "s75", 10)
+    rows, wanted = predictions_of_the_pipeline(taxi_run, "s75")
+    assert len(wanted) > 4000
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     file = taxi_run.uri("Quantizer", "candidates") / f"s75-{mode}" / "model.tflite"
     done = subprocess.run(
@@ -165,7 +168,8 @@ def test_a_process_without_tfx_predicts_from_raw_values_what_the_pipeline_predic
         text=True,
     )
     # int8: a fare is a multiple of the output's scale (half a unit), so small fares are off by some percent
-    np.testing.assert_allclose(json.loads(done.stdout), wanted, rtol=tolerance)
+    is_beyond = ~np.isclose(json.loads(done.stdout), wanted, rtol=tolerance, atol=0)
+    assert is_beyond.mean() <= share_beyond
 
 
 @pytest.fixture(scope="session")

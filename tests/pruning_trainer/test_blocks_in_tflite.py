@@ -17,6 +17,7 @@ def block_maps(structure: Blocks, *, int8: bool) -> list[list[int]]:
     import tf_keras
     from ai_edge_litert import schema_py_generated as schema
 
+    tf_keras.utils.set_random_seed(1)
     layers = [tf_keras.layers.Input((64,)), tf_keras.layers.Dense(64, "relu"), tf_keras.layers.Dense(4)]
     model = tf_keras.Sequential(layers)
     kernel = model.layers[0].kernel

@@ -70,6 +70,14 @@ def _weights(model: Any) -> dict[str, Any]:
     return {weight.name.partition(":")[0]: weight.numpy() for weight in model.weights}
 
 
+@pytest.fixture(autouse=True)
+def weights_are_drawn_alike() -> None:
+    """The same in each run, also in nets that say nothing of a seed."""
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(1)
+
+
 @pytest.fixture(scope="module")
 def clustered() -> tuple[Any, Any, Any]:
     """The model before, the wrapped one after a fit, and what it is stripped to."""

@@ -281,6 +281,7 @@ def test_what_tfmot_cannot_quantise_is_left_in_float_with_a_line(caplog: pytest.
 
     from tfx_mobile.pruning_trainer import keras_quantization
 
+    tf_keras.utils.set_random_seed(1)
     given = layers.Input((4, 3), name="x")
     read = layers.LSTM(4, name="read")(layers.Normalization(mean=0.0, variance=1.0, name="scaled")(given))
     shared = layers.Dense(4, name="shared")

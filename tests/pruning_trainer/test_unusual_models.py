@@ -27,9 +27,12 @@ LINES = ("tf_keras", "keras")
 
 
 def keras_of(line: str) -> Any:
+    """Returns a Keras line that draws the same weights in each run."""
     import importlib
 
-    return importlib.import_module(line)
+    keras = importlib.import_module(line)
+    keras.utils.set_random_seed(1)
+    return keras
 
 
 def net(line: str, **compiled: Any) -> Any:
@@ -151,13 +154,15 @@ def test_the_rate_of_twins_is_a_share_of_the_highest_of_a_warm_up(line: str, pol
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_schedule_that_is_not_registered_goes_on(line: str) -> None:
+    import tensorflow as tf
+
     from tfx_mobile.pruning_trainer.keras_line import Compiled
 
     keras = keras_of(line)
 
     class Halves(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc, name-defined]
         def __call__(self, step: Any) -> Any:
-            return 0.5 ** keras_of("tensorflow").cast(step, "float32")
+            return 0.5 ** tf.cast(step, "float32")
 
         def get_config(self) -> dict[str, Any]:
             return {}
