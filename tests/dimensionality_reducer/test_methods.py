@@ -201,6 +201,7 @@ def test_a_model_behind_reductions_with_loops_is_joined_to_them(
 
     rows, _ = on_the_phone
     names = ("nmf", "topics", "pca")
+    tf_keras.utils.set_random_seed(1)
     said = output_of(everything.transform_graph).transform_features_layer()(as_tensors(rows))
     inputs = {name: tf_keras.Input((said[name].shape[1],), name=name) for name in names}
     joined = tf_keras.layers.Concatenate()([inputs[name] for name in names])

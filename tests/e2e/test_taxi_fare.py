@@ -149,10 +149,10 @@ def predictions_of_the_pipeline(run: Finished, rung: str):
     return rows, wanted
 
 
-# Whose order ExampleGen draws anew in each run, so that all rows are looked at. A prediction near zero has no
-# relative error; int8 cuts off what is beyond the calibration rows', as a fare below zero is.
+# All rows, for their order is another one in each run. int8 cuts off what is beyond the calibration rows',
+# as a fare below zero is.
 @pytest.mark.parametrize(
-    ("mode", "tolerance", "share_beyond"), [("float32", 1e-4, 0.001), ("int8", 0.25, 0.01)]
+    ("mode", "tolerance", "share_beyond"), [("float32", 1e-4, 0.0), ("int8", 0.25, 0.01)]
 )
 def test_a_process_without_tfx_predicts_from_raw_values_what_the_pipeline_predicts(
     taxi_run, phone_python, tmp_path, mode, tolerance, share_beyond
@@ -168,7 +168,7 @@ def test_a_process_without_tfx_predicts_from_raw_values_what_the_pipeline_predic
         text=True,
     )
     # int8: a fare is a multiple of the output's scale (half a unit), so small fares are off by some percent
-    is_beyond = ~np.isclose(json.loads(done.stdout), wanted, rtol=tolerance, atol=0)
+    is_beyond = ~np.isclose(json.loads(done.stdout), wanted, rtol=tolerance, atol=1e-4)
     assert is_beyond.mean() <= share_beyond
 
 

@@ -17,10 +17,29 @@ from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]
 from tfx_mobile.common.errors import ConfigError, RegistryError
 from tfx_mobile.registry import keys as key_files
 from tfx_mobile.registry import repository
+from tfx_mobile.registry.chain import TIMESTAMP_PATH
 from tfx_mobile.registry.client import Client
+from tfx_mobile.registry.storage import FolderStorage
 from tfx_mobile.registry.store import Registry
 
 Tree = Callable[..., dict[str, bytes]]
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp", "model-taxi-fare"])
+def test_who_reads_while_a_key_is_rotated_reads_what_is_newer(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    read, rotated = FolderStorage.read, []
+
+    def after_the_root(self: FolderStorage, path: str) -> bytes:
+        if path == TIMESTAMP_PATH and not rotated:
+            rotated.append(role)
+            registry.rotate_key(role)
+        return read(self, path)
+
+    monkeypatch.setattr(FolderStorage, "read", after_the_root)
+    assert registry.models() == ["taxi-fare"]
+    assert rotated == [role]
 
 
 def _phone(registry: Registry, cache: Path, root: bytes | None = None) -> Client:

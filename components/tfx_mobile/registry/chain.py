@@ -106,6 +106,16 @@ def load_chain(storage: Storage, trusted_root: bytes, *, where: str, newest_time
       RegistryError: A file is missing, or differs from what was signed, or the timestamp is older than seen.
     """
     root, root_json = load_root(storage, trusted_root, where=where)
+    try:
+        return _load_below(storage, root, root_json, newest_timestamp)
+    except RegistryError:
+        if not _exists(storage, metadata_path(Root.type, root.version + 1)):
+            raise
+    # A key was rotated since the root was read: what is newer is signed by the key of a newer root.
+    return load_chain(storage, root_json, where=where, newest_timestamp=newest_timestamp)
+
+
+def _load_below(storage: Storage, root: Root, root_json: bytes, newest_timestamp: int) -> Chain:
     path = storage.place(TIMESTAMP_PATH)
     timestamp = _parsed(path, _read(storage, TIMESTAMP_PATH), Timestamp, root, Timestamp.type)
     if timestamp.version < newest_timestamp:
