@@ -98,8 +98,9 @@ def test_a_channel_by_hand() -> None:
     assert offers(ledger.withdraw(1, reason="r")) == [(2, "arm", 1000), (2, "default", 100)]
     assert offers(ledger.withdraw(2, reason="r")) == [(1, "default", 1000)]
     ledger = ledger.withdraw(2, reason="r")
-    for content, version in ((b"2", None), (b"2", 2), (b"other", 2)):
-        with pytest.raises(RegistryError):
+    gone, taken = "version 2 was withdrawn: r.", "2 already holds sha256:"
+    for content, version, message in ((b"2", None, gone), (b"2", 2, gone), (b"other", 2, taken)):
+        with pytest.raises(RegistryError, match=re.escape(message)):
             published(ledger, content, version=version)
     assert published(ledger, b"3").files[-1].version == 3
     with pytest.raises(NothingReleased, match=re.escape("must have channel 'beta'; it has stable")):

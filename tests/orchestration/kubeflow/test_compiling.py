@@ -705,7 +705,7 @@ def test_a_refused_pipeline_leaves_the_file_of_the_one_before(tmp_path):
     path = tmp_path / "odd.yaml"
     compile_to(path, odd())
     before = path.read_bytes()
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="Resolver"):
         compile_to(path, with_node(a_resolver))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
