@@ -26,20 +26,29 @@ Tree = Callable[..., dict[str, bytes]]
 
 
 @pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp", "model-taxi-fare"])
-def test_who_reads_while_a_key_is_rotated_reads_what_is_newer(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, role: str
+@pytest.mark.parametrize("meanwhile", [TIMESTAMP_PATH, "metadata/1.root.json"])
+def test_who_verifies_while_a_key_is_rotated_finds_nothing_wrong(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, role: str, meanwhile: str
 ) -> None:
     read, rotated = FolderStorage.read, []
 
-    def after_the_root(self: FolderStorage, path: str) -> bytes:
-        if path == TIMESTAMP_PATH and not rotated:
+    def after_others(self: FolderStorage, path: str) -> bytes:
+        if path == meanwhile and not rotated:
             rotated.append(role)
             registry.rotate_key(role)
         return read(self, path)
 
-    monkeypatch.setattr(FolderStorage, "read", after_the_root)
-    assert registry.models() == ["taxi-fare"]
+    monkeypatch.setattr(FolderStorage, "read", after_others)
+    registry.verify()
     assert rotated == [role]
+
+
+def test_a_root_that_is_lost_between_the_first_and_the_newest_is_found(registry: Registry) -> None:
+    registry.rotate_key("timestamp")  # three roots: with the old key, with both, with the new one
+    (registry.repository / "metadata" / "2.root.json").unlink()
+    message = "1.root.json must lead to the root that is trusted"
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        registry.verify()
 
 
 def _phone(registry: Registry, cache: Path, root: bytes | None = None) -> Client:

@@ -274,7 +274,10 @@ class Repository:
             raise RegistryError(
                 f"Registry metadata must be at {path}; {error.strerror or error}. Restore it from a backup."
             ) from error
-        if load_root(self._storage, first, where=path)[1] != chain.root_json:
+        # A key may have been rotated since the chain was read: what is newer is not wrong.
+        newest, _ = load_root(self._storage, first, where=path)
+        file = metadata_path(Root.type, chain.root.version)
+        if newest.version < chain.root.version or self._storage.read(file) != chain.root_json:
             raise RegistryError(
                 f"{path} must lead to the root that is trusted, {self.root_path}; it does not. "
                 "It was changed by somebody else: restore it from a backup."
