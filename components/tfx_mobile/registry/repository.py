@@ -266,22 +266,25 @@ class Repository:
 
     def _check_roots(self, chain: Chain) -> None:
         """Checks that a phone with the very first root gets to the newest."""
-        file = metadata_path(Root.type, 1)
-        path = self._storage.place(file)
-        try:
-            first = self._storage.read(file)
-        except OSError as error:
-            raise RegistryError(
-                f"Registry metadata must be at {path}; {error.strerror or error}. Restore it from a backup."
-            ) from error
+        path = self._storage.place(metadata_path(Root.type, 1))
         # A key may have been rotated since the chain was read: what is newer is not wrong.
-        newest, _ = load_root(self._storage, first, where=path)
-        file = metadata_path(Root.type, chain.root.version)
-        if newest.version < chain.root.version or self._storage.read(file) != chain.root_json:
+        newest, _ = load_root(self._storage, self._read_root(1), where=path)
+        version = chain.root.version
+        if newest.version < version or self._read_root(version) != chain.root_json:
             raise RegistryError(
                 f"{path} must lead to the root that is trusted, {self.root_path}; it does not. "
                 "It was changed by somebody else: restore it from a backup."
             )
+
+    def _read_root(self, version: int) -> bytes:
+        file = metadata_path(Root.type, version)
+        try:
+            return self._storage.read(file)
+        except OSError as error:
+            raise RegistryError(
+                f"Registry metadata must be at {self._storage.place(file)}; {error.strerror or error}. "
+                "Restore it from a backup."
+            ) from error
 
     def _remembered(self) -> int:
         place = self._key_storage.place(_MEMORY_FILE)
