@@ -4,6 +4,7 @@ import contextlib
 import gc
 import http.server
 import importlib
+import io
 import json
 import os
 import re
@@ -151,6 +152,10 @@ def s3_server() -> Iterator[dict[str, str]]:
     answer, one_by_one = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def application(environ: Any, start_response: Any) -> Iterable[bytes]:
+        # Outside of the lock: a client that stops in the middle of what it sends keeps nobody else waiting.
+        is_whole = environ.get("wsgi.input_terminated", False)
+        length = -1 if is_whole else int(environ.get("CONTENT_LENGTH") or 0)
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
         with one_by_one:
             return list(answer(environ, start_response))
 
